@@ -1,0 +1,171 @@
+"""One function over many sequences: in this process, or on Ray actors that survive being killed."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from pipeline.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MAX_RETRIES: Final = 3
+_TASKS_PER_ACTOR: Final = 2
+"""One running, one waiting: the actor never idles while the driver handles a result."""
+
+
+class SequenceError(ValueError):
+    """A sequence could not be processed; the message names it and the cause."""
+
+
+def map_sequences(
+    function: Callable[[T], R],
+    items: Mapping[str, T],
+    *,
+    num_workers: int,
+    label: str,
+    num_cpus: float = 1.0,
+) -> dict[str, R]:
+    """Apply a pure function to every sequence.
+
+    The result does not depend on the number of workers, on the order of completion, or on actors
+    that die on the way: a call is repeated up to three times, and results are ordered by name.
+
+    Args:
+        function: picklable, safe to run twice.
+        items: what to hand to the function, by name of sequence.
+        num_workers: at most 1 runs in this process without Ray.
+        label: name of the stage, for the progress line.
+        num_cpus: CPUs each worker reserves.
+
+    Raises:
+        SequenceError: the function raised; names the sequence. Nothing else is started after it.
+    """
+
+    def build() -> Callable[[T], R]:
+        return function
+
+    return map_sequences_with(build, items, num_workers=num_workers, label=label, num_cpus=num_cpus)
+
+
+def map_sequences_with(
+    build: Callable[[], Callable[[T], R]],
+    items: Mapping[str, T],
+    *,
+    num_workers: int,
+    label: str,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+    on_result: Callable[[str, R], None] | None = None,
+) -> dict[str, R]:
+    """`map_sequences` for functions with something costly to build once per worker (a model).
+
+    Args:
+        build: picklable; called once in every worker, returns the function.
+        on_result: called in this process as each result arrives, in order of completion.
+    """
+    names = sorted(items)
+    results: dict[str, R] = {}
+    with Progress(label, len(names), "sequences") as progress:
+
+        def accept(name: str, result: R) -> None:
+            results[name] = result
+            if on_result is not None:
+                on_result(name, result)
+            progress.advance(note=name)
+
+        if num_workers <= 1 or len(names) <= 1:
+            _run_here(build, items, names, accept)
+        else:
+            count = min(num_workers, len(names))
+            _run_on_actors(build, items, names, accept, count, num_cpus, num_gpus)
+    return {name: results[name] for name in names}
+
+
+def _run_here(
+    build: Callable[[], Callable[[T], R]],
+    items: Mapping[str, T],
+    names: list[str],
+    accept: Callable[[str, R], None],
+) -> None:
+    function = build() if names else None
+    for name in names:
+        assert function is not None
+        try:
+            result = function(items[name])
+        except Exception as error:  # the border of a task: the sequence's name goes in front
+            raise _named(name, error) from error
+        accept(name, result)
+
+
+def _run_on_actors(
+    build: Callable[[], Callable[[T], R]],
+    items: Mapping[str, T],
+    names: list[str],
+    accept: Callable[[str, R], None],
+    count: int,
+    num_cpus: float,
+    num_gpus: float,
+) -> None:
+    import ray
+
+    remote = ray.remote(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_restarts=_MAX_RETRIES,
+        max_task_retries=_MAX_RETRIES,
+    )(_Worker)
+    actors = [remote.remote(build) for _ in range(count)]
+    waiting = deque(names)
+    running: dict[Any, tuple[str, Any]] = {}
+
+    def submit(actor: Any) -> None:
+        if waiting:
+            name = waiting.popleft()
+            running[actor.run.remote(items[name])] = (name, actor)
+
+    try:
+        for _ in range(_TASKS_PER_ACTOR):
+            for actor in actors:
+                submit(actor)
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1)
+            name, actor = running.pop(done[0])
+            try:
+                result = ray.get(done[0])
+            except ray.exceptions.RayTaskError as error:
+                raise _named(name, error.cause) from error
+            except ray.exceptions.RayError as error:
+                raise SequenceError(
+                    f"sequence {name!r}: its worker died {_MAX_RETRIES + 1} times ({error}); "
+                    "the node may be short of memory: use fewer workers"
+                ) from error
+            accept(name, result)
+            submit(actor)
+    finally:
+        # An idle actor keeps its CPU for ever, and a second pool would wait for it silently.
+        for actor in actors:
+            with suppress(Exception):
+                ray.kill(actor)
+
+
+class _Worker:
+    """Holds what `build` made and applies it to one sequence after another."""
+
+    def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
+        self._function = build()
+
+    def run(self, item: Any) -> Any:
+        return self._function(item)
+
+
+def _named(name: str, error: BaseException) -> Exception:
+    """The error of one sequence, with its name in front unless the message says it already."""
+    text = str(error)
+    if isinstance(error, ValueError):
+        return SequenceError(text if name in text else f"sequence {name!r}: {text}")
+    return SequenceError(f"sequence {name!r}: {type(error).__name__}: {text}")

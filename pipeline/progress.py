@@ -1,0 +1,63 @@
+"""One line per stage that says unit, rate and time left; quiet when nobody watches a terminal."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+_LOG_EVERY_S: Final = 30.0
+
+
+class Progress:
+    """Counts finished units of a stage, on a terminal as a bar, else as a log line now and then."""
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self._label = label
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._started = time.monotonic()
+        self._logged = self._started
+        self._bar = (
+            tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, smoothing=0.1)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None:
+            elapsed = time.monotonic() - self._started
+            logger.info("%s: %d %s in %.1f s", self._label, self._done, self._unit, elapsed)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count finished units; `note` is shown behind the bar (a loss, a name)."""
+        self._done += count
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._logged >= _LOG_EVERY_S:
+            self._logged = now
+            rate = self._done / (now - self._started)
+            left = (self._total - self._done) / rate if rate > 0 else float("nan")
+            logger.info(
+                "%s: %d of %d %s, %.1f per second, %.0f s left %s",
+                *(self._label, self._done, self._total, self._unit, rate, left, note),
+            )

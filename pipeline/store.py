@@ -1,0 +1,446 @@
+"""Artefacts of the stages: where they lie, when they are valid, and how they are written.
+
+Layout: ``<root>/<stage>/<dataset>/<split>/<fingerprint>/parts/<name>/<files>``, with a manifest
+beside the files of every part and one beside ``parts``. The root is a folder or a URI that
+`pyarrow.fs` understands (``s3://``, ``gs://``). A part exists when its manifest does: the manifest
+is written last, so that an interrupted write never looks finished. Locally each file is also
+written under a temporary name first.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+logger = logging.getLogger(__name__)
+
+MANIFEST: Final = "manifest.json"
+_MAX_NAME_BYTES: Final = 200
+_SAFE_CHARACTERS: Final = " -_.@+=,"
+
+
+class StoreError(ValueError):
+    """An artefact is missing, incomplete or damaged; the message says which and what to do."""
+
+
+def resolve_root(option: str | None) -> str:
+    """Root of all artefacts: the option, else ``$QUASAR_ROOT``, else ``~/quasar``.
+
+    Never the working directory: inside a Ray job that is a copy which is thrown away.
+    """
+    chosen = option or os.environ.get("QUASAR_ROOT") or str(Path.home() / "quasar")
+    if "://" in chosen:
+        return chosen.rstrip("/")
+    return str(Path(chosen).expanduser().resolve())
+
+
+def is_local(root: str) -> bool:
+    """Whether only this machine sees the root."""
+    return "://" not in root or root.startswith("file://")
+
+
+def encode_name(name: str) -> str:
+    """A sequence name as one safe path component; `decode_name` reverses it.
+
+    >>> encode_name("b1c66a42-6f7d68ca"), encode_name("../etc/passwd")
+    ('b1c66a42-6f7d68ca', '%2E.%2Fetc%2Fpasswd')
+    """
+    if not name:
+        raise StoreError("a sequence has an empty name; expected at least one character")
+    encoded = quote(name, safe=_SAFE_CHARACTERS)
+    if encoded.startswith("."):
+        encoded = "%2E" + encoded[1:]
+    if len(encoded) > _MAX_NAME_BYTES:
+        raise StoreError(
+            f"sequence name {name[:40]!r}... takes {len(encoded)} bytes as a file name, more than "
+            f"{_MAX_NAME_BYTES}; rename the sequence"
+        )
+    return encoded
+
+
+def decode_name(encoded: str) -> str:
+    """The sequence name behind a path component."""
+    return unquote(encoded)
+
+
+def fingerprint(
+    stage: str, version: int, settings: Mapping[str, Any], inputs: Sequence[str] = ()
+) -> str:
+    """16 hexadecimal digits naming a result: same settings and inputs, same name.
+
+    Args:
+        stage: name of the stage.
+        version: raised by hand when the code of the stage changes its results.
+        settings: the configuration that changes the result; JSON values only.
+        inputs: fingerprints of the artefacts or files that are read.
+    """
+    content = {"stage": stage, "version": version, "settings": settings, "inputs": list(inputs)}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint_files(paths: Iterable[Path], root: Path) -> str:
+    """Name of a set of raw files by relative path, size and time of change, not by content."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        status = path.stat()
+        line = f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}\n"
+        digest.update(line.encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """One finished file of a part, as its manifest lists it."""
+
+    name: str
+    size: int
+    sha256: str
+    num_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The files of one sequence (or of one model) inside an artefact."""
+
+    folder: str
+    """Path or URI of the folder."""
+    name: str
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What `PartWriter.finish` wrote; None where the part was never finished."""
+        return _read_json(_join(self.folder, MANIFEST))
+
+    def is_valid(self) -> bool:
+        """Whether the manifest exists and every file it lists has the size it lists."""
+        manifest = self.manifest()
+        if manifest is None:
+            return False
+        filesystem, base = _open(self.folder)
+        infos = filesystem.get_file_info([f"{base}/{f['name']}" for f in manifest["files"]])
+        return all(
+            info.type == pafs.FileType.File and info.size == entry["size"]
+            for info, entry in zip(infos, manifest["files"], strict=True)
+        )
+
+    def files(self) -> list[FileRecord]:
+        """Files of a finished part, in the order they were written.
+
+        Raises:
+            StoreError: the part is not there.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            raise StoreError(
+                f"{self.folder}: no finished part for {self.name!r}; run the stage that makes it"
+            )
+        return [FileRecord(**entry) for entry in manifest["files"]]
+
+    def details(self) -> dict[str, Any]:
+        """What the stage noted about this part when it finished it."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise StoreError(
+                f"{self.folder}: no finished part for {self.name!r}; run the stage that makes it"
+            )
+        return cast("dict[str, Any]", manifest["details"])
+
+    def verify(self) -> None:
+        """Read every file again and compare its checksum.
+
+        Raises:
+            StoreError: a file is missing or its content changed.
+        """
+        for record in self.files():
+            with self.open_input(record.name) as stream:
+                found = hashlib.sha256(stream.read()).hexdigest()
+            if found != record.sha256:
+                raise StoreError(
+                    f"{self.folder}/{record.name}: content changed since it was written (checksum "
+                    f"{found[:12]}, expected {record.sha256[:12]}); delete the folder and run again"
+                )
+
+    def open_input(self, file_name: str) -> pa.NativeFile:
+        """Random-access stream on one file; memory-mapped where the root is local."""
+        filesystem, base = _open(self.folder)
+        path = f"{base}/{file_name}"
+        try:
+            if isinstance(filesystem, pafs.LocalFileSystem):
+                return pa.memory_map(path, "r") if os.path.getsize(path) else pa.BufferReader(b"")
+            return filesystem.open_input_file(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.folder}/{file_name}: missing; run the stage again") from error
+
+    def read_parquet(self, file_name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole Parquet file, or some of its columns."""
+        with self._readable(file_name) as stream:
+            return pq.read_table(stream, columns=list(columns) if columns else None)
+
+    def read_arrow(self, file_name: str) -> pa.Table:
+        """A whole Arrow IPC file; without a copy where the root is local."""
+        with self._readable(file_name) as stream:
+            return pa.ipc.open_file(stream).read_all()
+
+    @contextmanager
+    def _readable(self, file_name: str) -> Iterator[pa.NativeFile]:
+        try:
+            yield self.open_input(file_name)
+        except pa.ArrowInvalid as error:
+            raise StoreError(
+                f"{self.folder}/{file_name}: cannot be read ({error}); it was cut short or changed "
+                "after it was written: delete the folder and run the stage again"
+            ) from error
+
+    def write(self) -> "PartWriter":
+        """A writer for this part; leaving its context without an error finishes the part."""
+        return PartWriter(self)
+
+
+class PartWriter:
+    """Writes the files of one part and, last of all, its manifest."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._files: list[FileRecord] = []
+        self.details: dict[str, Any] = {}
+        """Anything the stage wants to remember about this part; JSON values."""
+
+    def __enter__(self) -> "PartWriter":
+        # A manifest of an earlier, damaged version must not vouch for the new files.
+        _delete(_join(self._part.folder, MANIFEST))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish(self._files)
+
+    def finish(self, files: Sequence[FileRecord]) -> None:
+        """Write the manifest over files that were written here or by other tasks."""
+        content = {"files": [vars(record) for record in files], "details": self.details}
+        _write_json(_join(self._part.folder, MANIFEST), content)
+
+    @contextmanager
+    def open_file(self, file_name: str) -> Iterator["HashingStream"]:
+        """A binary stream that becomes `file_name` when the block ends without an error."""
+        with write_file(_join(self._part.folder, file_name)) as stream:
+            yield stream
+        self._files.append(stream.record(file_name))
+
+    def write_parquet(self, file_name: str, table: pa.Table) -> None:
+        """One table as one Parquet file."""
+        with self.open_file(file_name) as stream:
+            pq.write_table(table, stream, compression="zstd")
+            stream.num_rows = len(table)
+
+    def write_arrow(self, file_name: str, table: pa.Table) -> None:
+        """One table as one uncompressed, memory-mappable Arrow IPC file."""
+        with self.open_file(file_name) as stream:
+            with pa.ipc.new_file(stream, table.schema) as writer:
+                # One record batch: readers get each column as one array, without a copy.
+                writer.write_table(table.combine_chunks(), max_chunksize=max(1, len(table)))
+            stream.num_rows = len(table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """The result of one stage on one split under one fingerprint; cheap to pass to workers."""
+
+    root: str
+    stage: str
+    dataset: str
+    split: str
+    fingerprint: str
+
+    @property
+    def folder(self) -> str:
+        """Path or URI of the artefact."""
+        names = (self.stage, encode_name(self.dataset), encode_name(self.split), self.fingerprint)
+        return _join(self.root, *names)
+
+    def part(self, name: str) -> Part:
+        """The part of a sequence, finished or not."""
+        return Part(folder=_join(self.folder, "parts", encode_name(name)), name=name)
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of the names whose part is not valid, in sorted order: what is left to do."""
+        existing = set(self.part_names())
+        return [n for n in sorted(names) if n not in existing or not self.part(n).is_valid()]
+
+    def part_names(self) -> list[str]:
+        """Names of all parts that were begun, sorted."""
+        return sorted(decode_name(name) for name in _list_folders(_join(self.folder, "parts")))
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What `finish` wrote; None while parts are missing."""
+        return _read_json(_join(self.folder, MANIFEST))
+
+    def sequences(self) -> list[str]:
+        """Names of the sequences of a finished artefact, sorted.
+
+        Raises:
+            StoreError: the stage did not finish.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            raise StoreError(
+                f"{self.folder}: the stage {self.stage!r} did not finish here; run it again, it "
+                "will do only what is missing"
+            )
+        return list(manifest["sequences"])
+
+    def details(self) -> dict[str, Any]:
+        """What the stage noted about the whole; see `sequences` for the error."""
+        self.sequences()
+        return cast("dict[str, Any]", (self.manifest() or {})["details"])
+
+    def finish(self, sequences: Iterable[str], details: Mapping[str, Any]) -> None:
+        """Declare the artefact complete. The caller has checked that every part is valid."""
+        content = {
+            "stage": self.stage,
+            "dataset": self.dataset,
+            "split": self.split,
+            "fingerprint": self.fingerprint,
+            "sequences": sorted(sequences),
+            "details": dict(details),
+        }
+        _write_json(_join(self.folder, MANIFEST), content)
+
+
+def open_artefact(folder: str) -> Artefact:
+    """The artefact whose folder a user names on a command line.
+
+    Raises:
+        StoreError: the folder holds no finished artefact.
+    """
+    location = resolve_root(folder)
+    content = _read_json(_join(location, MANIFEST))
+    if content is None or "fingerprint" not in content:
+        raise StoreError(
+            f"{folder}: no finished artefact here (no {MANIFEST} of a stage); name a folder "
+            "<root>/<stage>/<dataset>/<split>/<fingerprint> as the jobs print it"
+        )
+    base, mark, query = location.partition("?")
+    root = "/".join(base.split("/")[:-4]) + mark + query
+    fields = ("stage", "dataset", "split", "fingerprint")
+    return Artefact(root=root, **{name: content[name] for name in fields})
+
+
+class HashingStream:
+    """A writable stream that counts and hashes what passes through it."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self.num_rows = 0
+        """Set by whoever writes a table; goes into the manifest."""
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._size += memoryview(data).nbytes
+        self._sink.write(data)
+        return memoryview(data).nbytes
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Arrow's writers close what they are given; the owner closes the file itself."""
+
+    def record(self, file_name: str) -> FileRecord:
+        return FileRecord(
+            name=file_name,
+            size=self._size,
+            sha256=self._digest.hexdigest(),
+            num_rows=self.num_rows,
+        )
+
+
+@contextmanager
+def write_file(location: str) -> Iterator[HashingStream]:
+    """Write one file that appears whole or, on a local root, not at all."""
+    filesystem, path = _open(location)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as sink:
+            yield HashingStream(sink)
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(temporary, "wb") as sink:
+            yield HashingStream(sink)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _open(location: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in location:
+        return pafs.LocalFileSystem(), location
+    filesystem, path = pafs.FileSystem.from_uri(location)
+    return filesystem, path
+
+
+def _join(location: str, *names: str) -> str:
+    """Append path components before the query of a URI (S3 endpoints are given there)."""
+    base, mark, query = location.partition("?")
+    return "/".join([base.rstrip("/"), *names]) + mark + query
+
+
+def _read_json(location: str) -> dict[str, Any] | None:
+    filesystem, path = _open(location)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            text = stream.read()
+    except FileNotFoundError:
+        return None
+    try:
+        return cast("dict[str, Any]", json.loads(text))
+    except ValueError:
+        logger.warning("%s: not valid JSON; treated as absent, the part will be rebuilt", location)
+        return None
+
+
+def _write_json(location: str, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+    with write_file(location) as stream:
+        stream.write(text.encode())
+
+
+def _delete(location: str) -> None:
+    filesystem, path = _open(location)
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
+def _list_folders(location: str) -> list[str]:
+    filesystem, path = _open(location)
+    selector = pafs.FileSelector(path, recursive=False, allow_not_found=True)
+    infos = filesystem.get_file_info(selector)
+    return [info.base_name for info in infos if info.type == pafs.FileType.Directory]
