@@ -1,0 +1,121 @@
+"""What every command shares: exit codes, one-line errors, logging, and the check of our packages.
+
+A job is a file of this shape. The guard replaces the job's own folder in `sys.path` when the file
+is run by its path, so that no job can shadow a library; everything heavy is imported inside `main`,
+so that `--help` answers at once and the packages are checked before any of them is imported.
+
+    #!/usr/bin/env python
+    \"\"\"One sentence that is also the help text.\"\"\"
+
+    import sys
+    from pathlib import Path
+
+    if not __package__:  # run by its path: import from the checkout, not from jobs/
+        sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+    from jobs import command
+
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = command.argument_parser(__doc__, example="python -m jobs.evaluate ...")
+        ...
+        return command.DONE
+
+
+    if __name__ == "__main__":
+        sys.exit(command.run(main))
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+DONE: Final = 0
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+"""128 + SIGINT; wrong usage is 2, given by argparse."""
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+_PACKAGES: Final = ("datasets", "models", "pipeline")
+
+
+def argument_parser(description: str | None, *, example: str) -> argparse.ArgumentParser:
+    """Parser whose help shows defaults and one example, and which knows `--debug`."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        help="show tracebacks and debug logging (also: QUASAR_DEBUG=1)",
+    )
+    return parser
+
+
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a job's `main` and return its exit code; the caller passes it to `sys.exit`.
+
+    Wrong input (ValueError, OSError) becomes one line on stderr and code 1, with a traceback only
+    under `--debug` or QUASAR_DEBUG; Ctrl-C becomes 130; other errors keep their traceback, since
+    they are ours to repair.
+
+    Args:
+        main: takes the arguments after the command's name, returns an exit code or None for 0.
+        argv: the arguments, by default those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("QUASAR_DEBUG", "0") not in ("", "0")
+    _set_up_logging(debug)
+    try:
+        check_packages()
+        return main(arguments) or DONE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away (`| head`): nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (ValueError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return FAILED
+
+
+def check_packages() -> None:
+    """Make sure that `datasets`, `models` and `pipeline` are the ones beside this folder.
+
+    Raises:
+        ValueError: another library of that name comes first (`datasets` is also Hugging Face's).
+    """
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        found = spec.origin if spec else None
+        if found is None or Path(found).resolve().parent != _ROOT / name:
+            raise ValueError(
+                f"the package `{name}` that Python finds is {found or 'absent'}, expected "
+                f"{_ROOT / name}; run from {_ROOT}, or uninstall the library of the same name"
+            )
+
+
+def _set_up_logging(debug: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
