@@ -1,0 +1,170 @@
+"""The frames artefact of one sequence: encoded images in small row groups, and its annotations."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.schema import FRAMES_SCHEMA, Annotations, SequenceTruth, check_table
+from pipeline.store import Part, PartWriter, StoreError
+
+ROWS_PER_GROUP: Final = 32
+"""Frames that are read together at the least: small, so that a window of a sequence is cheap."""
+
+ANNOTATIONS_FILE: Final = "annotations.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One stored frame; `image` is JPEG or PNG bytes as they came from the benchmark."""
+
+    frame_index: int
+    name: str
+    timestamp_us: int | None
+    height: int
+    width: int
+    image: bytes
+
+
+class FrameReader:
+    """Random access to the frames of one finished part; reads only the row groups it needs."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self._files = [f for f in part.files() if f.name.startswith("frames-")]
+        # Row r lies in the file whose start is the last one not behind r.
+        self._starts = [0, *accumulate(f.num_rows for f in self._files)]
+        self._open: tuple[int, pq.ParquetFile] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        return self._starts[-1]
+
+    def read(self, start: int, stop: int) -> list[Frame]:
+        """Frames `start` to `stop` (exclusive), cut to what exists, in order."""
+        start, stop = max(0, start), min(stop, self.num_frames)
+        frames: list[Frame] = []
+        position = start
+        while position < stop:
+            index = bisect_right(self._starts, position) - 1
+            first = self._starts[index]
+            end = min(stop, self._starts[index + 1])
+            frames += self._read_file(index, position - first, end - first)
+            position = end
+        return frames
+
+    def iterate(self, rows: int = ROWS_PER_GROUP) -> Iterator[list[Frame]]:
+        """All frames in order, `rows` at a time, so that memory stays bounded."""
+        for start in range(0, self.num_frames, rows):
+            yield self.read(start, start + rows)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all frames, without reading an image."""
+        names: list[str] = []
+        for record in self._files:
+            table = self.part.read_parquet(record.name, columns=["name"])
+            names += table["name"].to_pylist()
+        return tuple(names)
+
+    def _read_file(self, index: int, start: int, stop: int) -> list[Frame]:
+        where = f"{self.part.folder}/{self._files[index].name}"
+        try:
+            file = self._parquet(index, where)
+            groups, offset = _groups_of(file.metadata, start, stop)
+            table = file.read_row_groups(groups).slice(start - offset, stop - start)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(
+                f"{where}: cannot be read ({error}); it was cut short or changed after it was "
+                "written: delete its folder and run ingest again"
+            ) from error
+        return [
+            Frame(**{key: value for key, value in row.items() if key != "sequence"})
+            for row in table.to_pylist()
+        ]
+
+    def _parquet(self, index: int, where: str) -> pq.ParquetFile:
+        if self._open is None or self._open[0] != index:
+            file = pq.ParquetFile(self.part.open_input(self._files[index].name))
+            check_table(file.schema_arrow, kind="frames", where=where)
+            self._open = (index, file)
+        return self._open[1]
+
+
+class FramesFile:
+    """Writes frames to one Parquet file of a part, a row group at a time."""
+
+    def __init__(self, sink: Any, sequence: str) -> None:
+        self._sink = sink
+        self._sequence = sequence
+        self._writer = pq.ParquetWriter(sink, FRAMES_SCHEMA, compression="none")
+        self._buffer: list[Frame] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+            self._writer.close()
+
+    def append(self, frame: Frame) -> None:
+        """Add the next frame; at most one row group is held in memory."""
+        self._buffer.append(frame)
+        if len(self._buffer) == ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        rows = [{"sequence": self._sequence, **vars(frame)} for frame in self._buffer]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=FRAMES_SCHEMA))
+        self._sink.num_rows += len(rows)
+        self._buffer = []
+
+
+def frames_file_name(segment: int) -> str:
+    """Name of the file that holds one segment of a sequence."""
+    return f"frames-{segment:05d}.parquet"
+
+
+def write_frames(writer: PartWriter, sequence: str, frames: Sequence[Frame]) -> None:
+    """All frames of a short sequence as one file."""
+    with writer.open_file(frames_file_name(0)) as sink, FramesFile(sink, sequence) as file:
+        for frame in frames:
+            file.append(frame)
+
+
+def read_annotations(part: Part) -> Annotations:
+    """Ground truth of one sequence; empty where the split has none."""
+    table = part.read_parquet(ANNOTATIONS_FILE)
+    return Annotations.from_table(table, where=f"{part.folder}/{ANNOTATIONS_FILE}")
+
+
+def read_truth(part: Part) -> SequenceTruth:
+    """What results on this sequence are scored against.
+
+    Raises:
+        StoreError: the sequence has no labels (a test split).
+    """
+    if not part.details()["has_labels"]:
+        raise StoreError(
+            f"{part.folder}: sequence {part.name!r} was ingested without labels, so there is "
+            "nothing to score against; this split's truth is not public"
+        )
+    return SequenceTruth(
+        name=part.name,
+        frame_names=FrameReader(part).names(),
+        annotations=read_annotations(part),
+    )
+
+
+def _groups_of(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
+    """Row groups that cover the rows, and the row at which the first of them begins."""
+    sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+    edges = [0, *accumulate(sizes)]
+    groups = [g for g, (low, high) in enumerate(pairwise(edges)) if low < stop and start < high]
+    return groups, edges[groups[0]]

@@ -1,0 +1,147 @@
+"""Promises of the artefact store: finished or absent, damaged means rebuilt, names stay inside."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.store import (
+    Artefact,
+    StoreError,
+    decode_name,
+    encode_name,
+    fingerprint,
+    open_artefact,
+    resolve_root,
+)
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Artefact:
+    return Artefact(
+        root=str(tmp_path), stage="tracks", dataset="bdd100k", split="val", fingerprint="0" * 16
+    )
+
+
+def write(artefact: Artefact, name: str, rows: int = 3) -> None:
+    with artefact.part(name).write() as writer:
+        writer.write_parquet("table.parquet", pa.table({"x": list(range(rows))}))
+        writer.details["rows"] = rows
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["b1c66a42-6f7d68ca", "..", ".", "../../etc/passwd", "a/b", "a b", "ä", "%2E", ".hidden"],
+)
+def test_names_become_one_component_inside_the_root_and_come_back(
+    name: str, tmp_path: Path
+) -> None:
+    encoded = encode_name(name)
+    assert "/" not in encoded
+    assert not encoded.startswith(".")
+    assert (tmp_path / encoded).resolve().parent == tmp_path.resolve()
+    assert decode_name(encoded) == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300])
+def test_names_that_cannot_be_files_are_refused(name: str) -> None:
+    with pytest.raises(StoreError):
+        encode_name(name)
+
+
+def test_a_part_is_there_only_after_its_writer_left_without_error(artefact: Artefact) -> None:
+    with (
+        pytest.raises(RuntimeError),
+        artefact.part("a").write() as writer,
+        writer.open_file("half.bin") as stream,
+    ):
+        stream.write(b"half")
+        raise RuntimeError
+    assert not artefact.part("a").is_valid()
+    assert not list(Path(artefact.part("a").folder).glob("*"))  # not even a temporary file
+    write(artefact, "a")
+    assert artefact.part("a").is_valid()
+    assert artefact.part("a").details() == {"rows": 3}
+
+
+def test_only_missing_and_damaged_parts_are_left_to_do(artefact: Artefact) -> None:
+    for name in ("a", "b", "c"):
+        write(artefact, name)
+    shard = Path(artefact.part("b").folder) / "table.parquet"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    assert artefact.missing(["d", "c", "b", "a"]) == ["b", "d"]
+    with pytest.raises(StoreError, match="cut short"):
+        artefact.part("b").read_parquet("table.parquet")
+
+
+def test_rewriting_a_part_withdraws_the_old_manifest_first(artefact: Artefact) -> None:
+    write(artefact, "a")
+    with pytest.raises(RuntimeError), artefact.part("a").write():
+        raise RuntimeError
+    assert not artefact.part("a").is_valid()
+
+
+def test_changed_content_of_equal_size_is_found_by_verify(artefact: Artefact) -> None:
+    write(artefact, "a")
+    shard = Path(artefact.part("a").folder) / "table.parquet"
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match="checksum"):
+        artefact.part("a").verify()
+
+
+def test_a_manifest_that_is_not_json_counts_as_absent(artefact: Artefact) -> None:
+    write(artefact, "a")
+    (Path(artefact.part("a").folder) / "manifest.json").write_text('{"files": [')
+    assert artefact.missing(["a"]) == ["a"]
+
+
+def test_an_unfinished_artefact_says_so_and_a_finished_one_opens_by_folder(
+    artefact: Artefact,
+) -> None:
+    write(artefact, "a")
+    with pytest.raises(StoreError, match="did not finish"):
+        artefact.sequences()
+    with pytest.raises(StoreError, match="no finished artefact"):
+        open_artefact(artefact.folder)
+    artefact.finish(["a"], {"frames": 1})
+    assert open_artefact(artefact.folder + "/") == artefact
+    assert artefact.sequences() == ["a"]
+    assert artefact.details() == {"frames": 1}
+
+
+def test_fingerprints_depend_on_content_not_on_key_order() -> None:
+    base = fingerprint("infer", 1, {"a": 1, "b": 2}, ["x"])
+    assert base == fingerprint("infer", 1, {"b": 2, "a": 1}, ["x"])
+    others = [
+        fingerprint("infer", 2, {"a": 1, "b": 2}, ["x"]),
+        fingerprint("train", 1, {"a": 1, "b": 2}, ["x"]),
+        fingerprint("infer", 1, {"a": 1, "b": 3}, ["x"]),
+        fingerprint("infer", 1, {"a": 1, "b": 2}, ["y"]),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_the_root_is_never_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QUASAR_ROOT", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_root(None) == str(tmp_path / "quasar")
+    monkeypatch.setenv("QUASAR_ROOT", "s3://bucket/runs/")
+    assert resolve_root(None) == "s3://bucket/runs"
+    assert Path(resolve_root("relative")).is_absolute()
+
+
+def test_queries_of_uris_stay_behind_the_path() -> None:
+    root = "s3://bucket/q?endpoint_override=localhost:1&scheme=http"
+    artefact = Artefact(root=root, stage="s", dataset="d", split="v", fingerprint="f")
+    assert artefact.folder == "s3://bucket/q/s/d/v/f?endpoint_override=localhost:1&scheme=http"
+
+
+def test_manifests_are_readable_json(artefact: Artefact) -> None:
+    write(artefact, "a")
+    text = (Path(artefact.part("a").folder) / "manifest.json").read_text()
+    assert json.loads(text)["files"][0]["num_rows"] == 3
