@@ -40,6 +40,15 @@ class Sample(NamedTuple):
     """int64, ascending rows of negative boxes."""
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """The tensor as float32, or as it is if it is wider: half precision cannot hold coordinates.
+
+    >>> full_precision(torch.zeros(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def box_area(boxes: Tensor) -> Tensor:
     """Area of (..., 4) boxes in square pixels; a box with a negative side counts as it multiplies.
 

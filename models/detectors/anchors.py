@@ -30,7 +30,13 @@ def cell_anchors(stride: int, *, scale: float, aspect_ratios: Sequence[float]) -
 
 
 def level_anchors(
-    height: int, width: int, stride: int, *, scale: float, aspect_ratios: Sequence[float]
+    height: int,
+    width: int,
+    stride: int,
+    *,
+    scale: float,
+    aspect_ratios: Sequence[float],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Anchors of a level of height x width cells, float32, (height * width * A, 4).
 
@@ -42,10 +48,10 @@ def level_anchors(
             [-12., -16.,  20.,  16.]])
     """
     y, x = torch.meshgrid(
-        torch.arange(height, dtype=torch.float32) * stride,
-        torch.arange(width, dtype=torch.float32) * stride,
+        torch.arange(height, dtype=torch.float32, device=device) * stride,
+        torch.arange(width, dtype=torch.float32, device=device) * stride,
         indexing="ij",
     )
     centres = torch.stack([x, y, x, y], dim=-1)
-    base = cell_anchors(stride, scale=scale, aspect_ratios=aspect_ratios)
+    base = cell_anchors(stride, scale=scale, aspect_ratios=aspect_ratios).to(centres)
     return (centres[:, :, None] + base).reshape(-1, 4)

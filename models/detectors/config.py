@@ -32,15 +32,15 @@ class BackboneConfig:
     """The stem and this many stages are not trained; -1 trains the stem too."""
 
     def __post_init__(self) -> None:
-        _one_of("backbone.depth", self.depth, BACKBONE_DEPTHS)
-        _one_of("backbone.norm", self.norm, ("frozen_batch", "batch", "group"))
-        _at_least("backbone.stem_channels", self.stem_channels, 1)
-        _at_least("backbone.norm_groups", self.norm_groups, 1)
-        _one_of("backbone.frozen_stages", self.frozen_stages, range(-1, NUM_STAGES + 1))
+        _one_of("depth", self.depth, BACKBONE_DEPTHS)
+        _one_of("norm", self.norm, ("frozen_batch", "batch", "group"))
+        _at_least("stem_channels", self.stem_channels, 1)
+        _at_least("norm_groups", self.norm_groups, 1)
+        _one_of("frozen_stages", self.frozen_stages, range(-1, NUM_STAGES + 1))
         if self.norm == "group" and self.stem_channels % self.norm_groups:
             raise ValueError(
-                f"backbone.norm_groups is {self.norm_groups}, expected a divisor of "
-                f"backbone.stem_channels ({self.stem_channels}); set either so that it divides"
+                f"norm_groups is {self.norm_groups}, expected a divisor of "
+                f"stem_channels ({self.stem_channels}); set either so that it divides"
             )
 
 
@@ -54,8 +54,8 @@ class PoolingConfig:
     """The formula, with its own rounding guard, that sends a box to a pyramid level."""
 
     def __post_init__(self) -> None:
-        _at_least("pooling.output_size", self.output_size, 1)
-        _one_of("pooling.level_rule", self.level_rule, ("mmdet", "vis4d"))
+        _at_least("output_size", self.output_size, 1)
+        _one_of("level_rule", self.level_rule, ("mmdet", "vis4d"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +97,18 @@ class RpnConfig:
     """Where the smooth L1 loss turns linear; 0 is plain L1."""
 
     def __post_init__(self) -> None:
-        _above_zero("rpn.anchor_scale", self.anchor_scale)
+        _above_zero("anchor_scale", self.anchor_scale)
         if not self.aspect_ratios:
-            raise ValueError("rpn.aspect_ratios is empty, expected at least one height / width")
+            raise ValueError("aspect_ratios is empty, expected at least one height / width")
         for ratio in self.aspect_ratios:
-            _above_zero("rpn.aspect_ratios", ratio)
+            _above_zero("aspect_ratios", ratio)
         for name in (
             "candidates_per_level_train",
             "candidates_per_level_test",
             "max_proposals",
             "sample_size",
         ):
-            _at_least(f"rpn.{name}", getattr(self, name), 1)
+            _at_least(name, getattr(self, name), 1)
         for name in (
             "nms_iou",
             "positive_iou",
@@ -116,9 +116,9 @@ class RpnConfig:
             "low_quality_iou",
             "positive_fraction",
         ):
-            _share(f"rpn.{name}", getattr(self, name))
-        _ordered_ious("rpn", self.negative_iou, self.positive_iou)
-        _not_negative("rpn.box_loss_beta", self.box_loss_beta)
+            _share(name, getattr(self, name))
+        _ordered_ious(self.negative_iou, self.positive_iou)
+        _not_negative("box_loss_beta", self.box_loss_beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +152,20 @@ class RoiHeadConfig:
 
     def __post_init__(self) -> None:
         for size in self.hidden_sizes:
-            _at_least("roi_head.hidden_sizes", size, 1)
+            _at_least("hidden_sizes", size, 1)
         if not self.hidden_sizes:
-            raise ValueError("roi_head.hidden_sizes is empty, expected at least one layer width")
+            raise ValueError("hidden_sizes is empty, expected at least one layer width")
         if len(self.delta_stds) != 4:
             raise ValueError(
-                f"roi_head.delta_stds has {len(self.delta_stds)} values, expected 4: dx, dy, dw, dh"
+                f"delta_stds has {len(self.delta_stds)} values, expected 4: dx, dy, dw, dh"
             )
         for std in self.delta_stds:
-            _above_zero("roi_head.delta_stds", std)
-        _at_least("roi_head.sample_size", self.sample_size, 1)
-        _at_least("roi_head.max_detections", self.max_detections, 1)
+            _above_zero("delta_stds", std)
+        _at_least("sample_size", self.sample_size, 1)
+        _at_least("max_detections", self.max_detections, 1)
         for name in ("matching_iou", "positive_fraction", "score_threshold", "nms_iou"):
-            _share(f"roi_head.{name}", getattr(self, name))
-        _not_negative("roi_head.box_loss_beta", self.box_loss_beta)
+            _share(name, getattr(self, name))
+        _not_negative("box_loss_beta", self.box_loss_beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +236,6 @@ def _share(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value}, expected a share between 0 and 1")
 
 
-def _ordered_ious(name: str, negative: float, positive: float) -> None:
+def _ordered_ious(negative: float, positive: float) -> None:
     if negative > positive:
-        raise ValueError(
-            f"{name}.negative_iou is {negative}, expected at most {name}.positive_iou ({positive})"
-        )
+        raise ValueError(f"negative_iou is {negative}, expected at most positive_iou ({positive})")

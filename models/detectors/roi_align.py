@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from models.boxes import full_precision
 from models.detectors.anchors import STRIDES
 from models.detectors.config import LevelRule, PoolingConfig
 
@@ -56,9 +57,7 @@ def pool_rois(features: Sequence[Tensor], boxes: Sequence[Tensor], config: Pooli
     all_boxes = torch.cat(list(boxes))
     counts = torch.tensor([len(one) for one in boxes], device=all_boxes.device)
     image_index = torch.arange(len(boxes), device=all_boxes.device).repeat_interleave(counts)
-    # Never less than float32: half precision cannot hold the corners of a large image.
-    precision = torch.promote_types(features[0].dtype, torch.float32)
-    rois = torch.cat([image_index[:, None].to(all_boxes), all_boxes], dim=1).to(precision)
+    rois = torch.cat([image_index[:, None].to(all_boxes), all_boxes], dim=1)
     levels = assign_levels(all_boxes, config.level_rule)
     order, values = [], []
     for level, stride in enumerate(STRIDES[:NUM_POOLED_LEVELS]):
@@ -66,10 +65,11 @@ def pool_rois(features: Sequence[Tensor], boxes: Sequence[Tensor], config: Pooli
         order.append(rows)
         # Also where no box reads the level: every parameter then takes part in the backward pass,
         # which distributed training relies on.
+        level_features = full_precision(features[level])
         values.append(
             roi_align(
-                features[level].to(precision),
-                rois[rows],
+                level_features,
+                rois[rows].to(level_features),
                 (config.output_size, config.output_size),
                 spatial_scale=1 / stride,
                 sampling_ratio=0,
