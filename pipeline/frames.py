@@ -58,9 +58,15 @@ class FrameReader:
         return frames
 
     def iterate(self, rows: int = ROWS_PER_GROUP) -> Iterator[list[Frame]]:
-        """All frames in order, `rows` at a time, so that memory stays bounded."""
-        for start in range(0, self.num_frames, rows):
-            yield self.read(start, start + rows)
+        """All frames in order, `rows` at a time, each row group read once."""
+        waiting: list[Frame] = []
+        for start in range(0, self.num_frames, ROWS_PER_GROUP):
+            waiting += self.read(start, start + ROWS_PER_GROUP)
+            while len(waiting) >= rows:
+                yield waiting[:rows]
+                waiting = waiting[rows:]
+        if waiting:
+            yield waiting
 
     def names(self) -> tuple[str, ...]:
         """Names of all frames, without reading an image."""

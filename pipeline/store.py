@@ -212,7 +212,8 @@ class PartWriter:
 
     def __init__(self, part: Part) -> None:
         self._part = part
-        self._files: list[FileRecord] = []
+        self.files: list[FileRecord] = []
+        """Finished files so far, in the order they were written."""
         self.details: dict[str, Any] = {}
         """Anything the stage wants to remember about this part; JSON values."""
 
@@ -223,19 +224,19 @@ class PartWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.finish(self._files)
+            content = {"files": [vars(record) for record in self.files], "details": self.details}
+            _write_json(_join(self._part.folder, MANIFEST), content)
 
-    def finish(self, files: Sequence[FileRecord]) -> None:
-        """Write the manifest over files that were written here or by other tasks."""
-        content = {"files": [vars(record) for record in files], "details": self.details}
-        _write_json(_join(self._part.folder, MANIFEST), content)
+    def adopt(self, files: Iterable[FileRecord]) -> None:
+        """Vouch for files that other tasks wrote into this part."""
+        self.files += files
 
     @contextmanager
     def open_file(self, file_name: str) -> Iterator["HashingStream"]:
         """A binary stream that becomes `file_name` when the block ends without an error."""
         with write_file(_join(self._part.folder, file_name)) as stream:
             yield stream
-        self._files.append(stream.record(file_name))
+        self.files.append(stream.record(file_name))
 
     def write_parquet(self, file_name: str, table: pa.Table) -> None:
         """One table as one Parquet file."""

@@ -53,11 +53,13 @@ def test_any_range_gives_exactly_its_frames(part: Part, start: int, stop: int) -
     assert FrameReader(part).read(start, stop) == expected
 
 
-def test_iterating_gives_every_frame_once_in_order(part: Part) -> None:
+@pytest.mark.parametrize("rows", [1, 16, 32, 45, 1000])
+def test_iterating_gives_every_frame_once_in_order(part: Part, rows: int) -> None:
     reader = FrameReader(part)
-    indices = [f.frame_index for chunk in reader.iterate(16) for f in chunk]
+    chunks = list(reader.iterate(rows))
+    assert [f.frame_index for chunk in chunks for f in chunk] == list(range(100))
+    assert {len(chunk) for chunk in chunks[:-1]} <= {rows}
     assert reader.num_frames == 100
-    assert indices == list(range(100))
     assert reader.names()[99] == "0000099.jpg"
 
 

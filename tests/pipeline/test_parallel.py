@@ -1,0 +1,82 @@
+"""The worker pool gives the same results whatever the workers do, and names what failed."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.parallel import SequenceError, map_sequences, map_sequences_with
+
+ITEMS = {f"s{i}": i for i in range(7)}
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def fail_on_three(value: int) -> int:
+    if value == 3:
+        raise ValueError("three is not a crowd")
+    return value
+
+
+class DieOnce:
+    """Kills its own process the first time it sees item 4."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __call__(self, value: int) -> int:
+        if value == 4 and not self._marker.exists():
+            self._marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return square(value)
+
+
+def build_square() -> Callable[[int], int]:
+    return square
+
+
+def test_nothing_to_do_is_nothing_done() -> None:
+    assert map_sequences(square, {}, num_workers=1, label="x") == {}
+
+
+def test_results_are_ordered_by_name_and_reported_as_they_come() -> None:
+    seen: list[str] = []
+    results = map_sequences_with(
+        build_square,
+        dict(reversed(ITEMS.items())),
+        num_workers=1,
+        label="x",
+        on_result=lambda name, _: seen.append(name),
+    )
+    assert list(results) == sorted(ITEMS)
+    assert sorted(seen) == sorted(ITEMS)
+    assert results["s3"] == 9
+
+
+def test_a_failure_names_the_sequence() -> None:
+    with pytest.raises(SequenceError, match=r"'s3': three is not a crowd"):
+        map_sequences(fail_on_three, ITEMS, num_workers=1, label="x")
+
+
+@pytest.mark.slow
+def test_actors_give_what_this_process_gives(ray_session: None) -> None:
+    alone = map_sequences(square, ITEMS, num_workers=1, label="x")
+    assert map_sequences(square, ITEMS, num_workers=2, label="x") == alone
+
+
+@pytest.mark.slow
+def test_a_failure_on_an_actor_names_the_sequence_too(ray_session: None) -> None:
+    with pytest.raises(SequenceError, match=r"'s3': three is not a crowd"):
+        map_sequences(fail_on_three, ITEMS, num_workers=2, label="x")
+
+
+@pytest.mark.slow
+def test_a_killed_actor_loses_and_repeats_nothing(ray_session: None, tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+    results = map_sequences(DieOnce(marker), ITEMS, num_workers=2, label="x")
+    assert marker.exists()
+    assert results == {name: value * value for name, value in ITEMS.items()}
