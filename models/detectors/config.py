@@ -136,7 +136,8 @@ class RoiHeadConfig:
     positive_fraction: float = 0.25
     """Share of the sample that positives may fill."""
     truth_first: bool = True
-    """True boxes join the proposals in front of them; otherwise behind them."""
+    """True boxes stand in front of the proposals and belong to themselves; otherwise they stand
+    behind and are matched by overlap like any proposal."""
     box_loss_beta: float = 0.0
     """Where the smooth L1 loss turns linear; 0 is plain L1."""
     score_threshold: float = 0.05

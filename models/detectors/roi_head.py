@@ -133,6 +133,10 @@ class RoiHead(nn.Module):
             positive_iou=self.config.matching_iou,
             negative_iou=self.config.matching_iou,
         )
+        if self.config.truth_first:
+            # By overlap the second of two equal true boxes would learn the class of the first.
+            own = torch.arange(len(truth), device=truth.device)
+            assignment.truth_index[: len(truth)] = own
         positive, negative = sample_random(
             assignment,
             size=self.config.sample_size,
