@@ -1,0 +1,214 @@
+"""Scoring by the rules of the BDD100K multi-object-tracking benchmark.
+
+Boxes arrive with exclusive edges: the reader has already added the pixel that BDD100K's inclusive
+boxes leave out. HOTA is no part of the official evaluator; it is trackeval's, averaged over the
+same eight classes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+
+from datasets.schema import (
+    Annotations,
+    Bool,
+    Float64,
+    SequenceResult,
+    SequenceTruth,
+)
+from pipeline.metrics.bdd_counting import MAX_DISTANCE, BddCounting
+from pipeline.metrics.class_data import ClassData
+from pipeline.metrics.hota import HOTA
+from pipeline.metrics.identity import Identity
+from pipeline.metrics.matching import is_contested, match_most_then_cheapest
+from pipeline.metrics.overlap import covered_shares
+from pipeline.metrics.preparation import (
+    Pairs,
+    Side,
+    check_boxes,
+    check_result,
+    check_unique_ids,
+    find_pairs,
+    make_side,
+    split_classes,
+)
+from pipeline.metrics.protocol import Fields, Numbers, Row, ScoringProtocol, hota_numbers
+
+BoxConvention = Literal["inclusive", "stock"]
+
+MAX_COVERED_SHARE: Final = 0.5
+"""An unmatched prediction with more than this share of its area in one ignore box is no error."""
+
+
+class Bdd100kProtocol(ScoringProtocol):
+    """Official counts, IDF1 and HOTA of eight classes, three super-classes, and both means."""
+
+    name = "bdd100k"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        *("HOTA", "DetA", "AssA", "MOTA", "MOTP", "IDF1"),
+        *("FP", "FN", "IDSw", "MT", "PT", "ML", "FM"),
+    )
+    missing_is_empty: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        super_classes: Mapping[str, tuple[str, ...]],
+        box_convention: BoxConvention = "inclusive",
+    ) -> None:
+        """Rules for the benchmark's classes.
+
+        Args:
+            classes: names in order of class index.
+            super_classes: members of each pooled row.
+            box_convention: boxes of HOTA; "stock" takes back the added pixel, as trackeval's own
+                loader has it. The official numbers always use the inclusive boxes.
+        """
+        self.classes = classes
+        self.rows = (
+            *(Row(name=name, classes=(name,)) for name in classes),
+            *(Row(name=name, classes=members) for name, members in super_classes.items()),
+            Row(name="AVERAGE", classes=classes, is_average=True),
+            Row(name="OVERALL", classes=classes),
+        )
+        self.box_convention = box_convention
+        self.metrics = {"HOTA": HOTA(), "Identity": Identity(), "BddCounting": BddCounting()}
+
+    def prepare(
+        self, truth: SequenceTruth, result: SequenceResult
+    ) -> Mapping[str, Mapping[str, ClassData]]:
+        """Class data without crowd, ignored and excused boxes; see `ScoringProtocol.prepare`."""
+        check_result(truth, result, len(self.classes))
+        _check_truth(truth, len(self.classes))
+        official = prepare_classes(truth, result, len(self.classes))
+        for_hota = official
+        if self.box_convention == "stock":
+            for_hota = prepare_classes(truth, result, len(self.classes), trim_px=1.0)
+        return {
+            name: {"HOTA": for_hota[i], "Identity": official[i], "BddCounting": official[i]}
+            for i, name in enumerate(self.classes)
+        }
+
+    def numbers(self, row: Row, fields: Mapping[str, Fields]) -> Numbers:
+        """Counts are summed in every row; without truth and predictions IDF1 has no value."""
+        identity, counting = fields["Identity"], fields["BddCounting"]
+        num_boxes = 2 * identity["IDTP"] + identity["IDFN"] + identity["IDFP"]
+        has_identity_score = row.is_average or num_boxes > 0
+        return {
+            **hota_numbers(fields["HOTA"]),
+            "MOTA": 100.0 * float(counting["MOTA"]),
+            "MOTP": 100.0 * float(counting["MOTP"]),
+            "IDF1": 100.0 * float(identity["IDF1"]) if has_identity_score else float("nan"),
+            **{name: int(counting[name]) for name in self.metric_names[6:]},
+        }
+
+
+def prepare_classes(
+    truth: SequenceTruth, result: SequenceResult, num_classes: int, *, trim_px: float = 0.0
+) -> list[ClassData]:
+    """Class data of one sequence, in order of class index.
+
+    Ground truth marked crowd or ignored, of whatever class, is no target. It excuses predictions:
+    one that matches nothing of its own class is removed if a single such box covers more than half
+    of it.
+
+    Args:
+        truth: annotations, checked.
+        result: tracks, checked.
+        num_classes: classes of the benchmark.
+        trim_px: taken from the right and bottom edges of all boxes.
+    """
+    annotations, tracks, num_frames = truth.annotations, result.tracks, truth.num_frames
+    truth_side = make_side(
+        frame_index=annotations.frame_index,
+        class_index=annotations.class_index,
+        ids=annotations.identity,
+        boxes=_trimmed(annotations.boxes_xyxy, trim_px),
+        rows=_is_target(annotations, num_classes),
+        num_frames=num_frames,
+    )
+    track_side = make_side(
+        frame_index=tracks.frame_index,
+        class_index=tracks.class_index,
+        ids=tracks.track_id,
+        boxes=_trimmed(tracks.boxes_xyxy, trim_px),
+        rows=np.ones(len(tracks), bool),
+        num_frames=num_frames,
+    )
+    pairs = find_pairs(truth_side, track_side)
+    is_ignore = annotations.crowd | annotations.ignored
+    is_covered = _is_covered(
+        track_side,
+        num_frames,
+        _trimmed(annotations.boxes_xyxy[is_ignore], trim_px),
+        annotations.frame_index[is_ignore].astype(np.int64),
+    )
+    is_excused = _is_unmatched(truth_side, track_side, pairs, is_covered)
+    return split_classes(
+        truth_side,
+        track_side,
+        pairs,
+        keep_truth=np.ones(len(truth_side), bool),
+        keep_tracks=~is_excused,
+        num_classes=num_classes,
+        num_frames=num_frames,
+    )
+
+
+def _is_target(annotations: Annotations, num_classes: int) -> Bool:
+    is_class = (annotations.class_index >= 0) & (annotations.class_index < num_classes)
+    is_target: Bool = is_class & ~(annotations.crowd | annotations.ignored)
+    return is_target
+
+
+def _check_truth(truth: SequenceTruth, num_classes: int) -> None:
+    annotations = truth.annotations
+    check_boxes(truth, annotations.frame_index, annotations.boxes_xyxy, "the truth")
+    # Crowd boxes may share an identity; nothing ever asks for it.
+    targets = np.flatnonzero(_is_target(annotations, num_classes))
+    check_unique_ids(
+        truth,
+        annotations.frame_index[targets],
+        annotations.identity[targets],
+        "the truth",
+        "identity",
+    )
+
+
+def _trimmed(boxes: Any, trim_px: float) -> Float64:
+    trimmed: Float64 = boxes.astype(np.float64) - np.array([0.0, 0.0, trim_px, trim_px])
+    return trimmed
+
+
+def _is_covered(tracks: Side, num_frames: int, ignore_boxes: Float64, ignore_frames: Any) -> Bool:
+    """(T,) whether more than half of the box lies in a single ignore box of its frame."""
+    order = np.argsort(ignore_frames, kind="stable")
+    rows, _, shares = covered_shares(
+        tracks.boxes, tracks.key % num_frames, ignore_boxes[order], ignore_frames[order]
+    )
+    is_covered = np.zeros(len(tracks), bool)
+    is_covered[rows[shares > MAX_COVERED_SHARE]] = True
+    return is_covered
+
+
+def _is_unmatched(truth: Side, tracks: Side, pairs: Pairs, asked: Bool) -> Bool:
+    """(T,) which of the asked tracks the best matching of their class and frame leaves out."""
+    allowed = 1.0 - pairs.iou <= MAX_DISTANCE
+    rows, columns, ious = pairs.truth[allowed], pairs.track[allowed], pairs.iou[allowed]
+    is_matched = np.zeros(len(tracks), bool)
+    contested = is_contested(rows, columns, len(truth), len(tracks))
+    is_matched[columns[~contested]] = True
+    for key in np.unique(tracks.key[columns[contested & asked[columns]]]):
+        first_row, last_row = np.searchsorted(truth.key, [key, key + 1])
+        first_column, last_column = np.searchsorted(tracks.key, [key, key + 1])
+        here = slice(*np.searchsorted(rows, [first_row, last_row]))
+        chosen = match_most_then_cheapest(
+            int(last_row - first_row),
+            int(last_column - first_column),
+            rows[here] - first_row,
+            columns[here] - first_column,
+            1.0 - ious[here],
+        )
+        is_matched[columns[here][chosen]] = True
+    return asked & ~is_matched

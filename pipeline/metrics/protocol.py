@@ -1,0 +1,116 @@
+"""What a scoring protocol is: preparation, metrics, and the rows of its table.
+
+A protocol turns the truth and the result of one sequence into one `ClassData` per class and metric;
+metrics count sequences and combine them; rows are classes, pools of classes, or their average.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from datasets.schema import SequenceResult, SequenceTruth
+from pipeline.metrics.class_data import ClassData
+
+Fields = dict[str, Any]
+"""What a metric knows of one row: counts, ratios as fractions, arrays over HOTA's thresholds."""
+
+Numbers = dict[str, int | float]
+"""One row of a score table; percentages are 0..100, NaN and infinities have no finite value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a score table."""
+
+    name: str
+    classes: tuple[str, ...]
+    """Which classes it covers; with a single one it is that class's own row."""
+    is_average: bool = False
+    """Whether ratios are averaged over the classes instead of pooling the counts."""
+
+
+class ScoringProtocol(ABC):
+    """The rules of one benchmark; instances are small, picklable and hold no state of a run."""
+
+    name: str
+    """How reports name the rules."""
+    metric_names: ClassVar[tuple[str, ...]]
+    """Columns of the table."""
+    missing_is_empty: ClassVar[bool]
+    """Whether a sequence without a result counts as an empty result, or is an error."""
+    classes: tuple[str, ...]
+    """In the fixed order of every reduction."""
+    rows: tuple[Row, ...]
+    """Lines of the table; the last one is the summary."""
+    metrics: Mapping[str, Any]
+    """trackeval metrics, ours among them, by name."""
+
+    @abstractmethod
+    def prepare(
+        self, truth: SequenceTruth, result: SequenceResult
+    ) -> Mapping[str, Mapping[str, ClassData]]:
+        """What each metric is to see of each class: `[class][metric]`.
+
+        Raises:
+            ValueError: the result does not fit the truth; names the sequence and the frame.
+        """
+
+    @abstractmethod
+    def numbers(self, row: Row, fields: Mapping[str, Fields]) -> Numbers:
+        """The row's entries, one for each of `metric_names`, from the fields of every metric."""
+
+    def score_sequence(
+        self, truth: SequenceTruth, result: SequenceResult
+    ) -> dict[str, dict[str, Fields]]:
+        """Fields of every class and metric for one sequence."""
+        return {
+            name: {metric: self.metrics[metric].eval_sequence(d) for metric, d in data.items()}
+            for name, data in self.prepare(truth, result).items()
+        }
+
+    def combine_sequences(
+        self, scores: Mapping[str, Mapping[str, Mapping[str, Fields]]]
+    ) -> dict[str, dict[str, Fields]]:
+        """Fields of every class over all sequences, added up in sorted order of their names.
+
+        The order matters for the last bits of floating sums, so it never depends on which worker
+        finished first; for the same reason this is one flat pass and not a tree.
+
+        Args:
+            scores: by sequence, class and metric.
+        """
+        ordered = {name: scores[name] for name in sorted(scores)}
+        return {
+            class_name: {
+                metric: rules.combine_sequences(
+                    {name: score[class_name][metric] for name, score in ordered.items()}
+                )
+                for metric, rules in self.metrics.items()
+            }
+            for class_name in self.classes
+        }
+
+    def combine_classes(
+        self, row: Row, scores: Mapping[str, Mapping[str, Fields]]
+    ) -> dict[str, Fields]:
+        """Fields of one row from those of the classes, by metric."""
+        if len(row.classes) == 1 and not row.is_average:
+            return dict(scores[row.classes[0]])
+        combined = {}
+        for metric, rules in self.metrics.items():
+            members = {name: scores[name][metric] for name in row.classes}
+            combine = (
+                rules.combine_classes_class_averaged
+                if row.is_average
+                else rules.combine_classes_det_averaged
+            )
+            combined[metric] = combine(members)
+        return combined
+
+
+def hota_numbers(fields: Fields) -> Numbers:
+    """HOTA, DetA and AssA in percent, averaged over the thresholds."""
+    return {name: 100.0 * float(np.mean(fields[name])) for name in ("HOTA", "DetA", "AssA")}
