@@ -4,7 +4,8 @@ trackeval solves an assignment of (G + T) x (G + T) for G identities and T track
 thousand tracks of one frame. Its optimum only depends on the greatest total number of frames that
 identities and tracks, paired one to one, share: false negatives and false positives are what
 remains of both sides. That total is the same for every optimal pairing, so ties cannot change a
-count, and it is a sum over the connected components of "shares a frame with".
+count. It is the sum of every identity's best where no two share their best track, and otherwise a
+sum over the connected components of "shares a frame with".
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from trackeval.metrics import Identity as TrackevalIdentity
 
 from datasets.schema import Int64
 from pipeline.metrics.class_data import ClassData
-from pipeline.metrics.matching import is_contested
 
 
 class Identity(TrackevalIdentity):  # type: ignore[misc]  # trackeval has no types
@@ -62,36 +62,39 @@ def most_shared_frames(rows: Int64, columns: Int64, counts: Int64) -> int:
     >>> most_shared_frames(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([5, 4, 4]))
     8
     """
-    if not len(rows):
-        return 0
-    num_rows, num_columns = int(rows.max()) + 1, int(columns.max()) + 1
-    contested = is_contested(rows, columns, num_rows, num_columns)
-    total = int(counts[~contested].sum())
-    if contested.any():
-        total += _solve_components(rows[contested], columns[contested], counts[contested])
-    return total
+    for sides in ((rows, columns), (columns, rows)):
+        total = _sum_of_favourites(*sides, counts)
+        if total is not None:
+            return total
+    return _solve_components(rows, columns, counts)
+
+
+def _sum_of_favourites(rows: Int64, columns: Int64, counts: Int64) -> int | None:
+    """Sum of the greatest counts of all rows, which nothing exceeds; None if two want a column."""
+    order = np.lexsort((counts, rows))
+    is_greatest = np.append(rows[order[1:]] != rows[order[:-1]], True)[: len(rows)]
+    favourites = order[is_greatest]
+    if len(np.unique(columns[favourites])) < len(favourites):
+        return None
+    return int(counts[favourites].sum())
 
 
 def _solve_components(rows: Int64, columns: Int64, counts: Int64) -> int:
+    """Every connected part of the graph of pairs for itself."""
     row_names, rows = np.unique(rows, return_inverse=True)
     column_names, columns = np.unique(columns, return_inverse=True)
     size = len(row_names) + len(column_names)
     graph = coo_array((np.ones(len(rows)), (rows, columns + len(row_names))), shape=(size, size))
-    num_components, component_of = connected_components(graph, directed=False)
+    _, component_of = connected_components(graph, directed=False)
     component = component_of[rows]
-    num_rows_in = np.bincount(component_of[: len(row_names)], minlength=num_components)
-    num_columns_in = np.bincount(component_of[len(row_names) :], minlength=num_components)
-    is_star = (num_rows_in == 1) | (num_columns_in == 1)  # one box on a side: it takes its best
-    best = np.zeros(num_components, np.int64)
-    np.maximum.at(best, component, counts)
-    total = int(best[is_star].sum())
-    for index in np.flatnonzero(~is_star):
-        pairs = component == index
-        total += _solve_dense(rows[pairs], columns[pairs], counts[pairs])
-    return total
+    order = np.argsort(component, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
+    return sum(_solve_dense(rows[part], columns[part], counts[part]) for part in parts)
 
 
 def _solve_dense(rows: Int64, columns: Int64, counts: Int64) -> int:
+    if len(counts) == 1:
+        return int(counts[0])
     _, rows = np.unique(rows, return_inverse=True)
     _, columns = np.unique(columns, return_inverse=True)
     matrix = np.zeros((rows.max() + 1, columns.max() + 1))
