@@ -1,0 +1,73 @@
+"""The benchmarks by name: everything that a stage needs to know of one of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from datasets import bdd100k, motchallenge
+from datasets.reading import ExpectedFile
+from datasets.schema import Problem, SequenceResult, SequenceSource, SequenceTruth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark: its classes and splits, and the readers of its files.
+
+    Readers for scoring are strict: anything broken is a ValueError with the place. Readers for
+    ingest report problems and go on.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    """Evaluated classes; `class_index` of every record counts in this order."""
+    super_classes: Mapping[str, tuple[str, ...]]
+    """Groups of classes that are scored together as well."""
+    splits: tuple[str, ...]
+    headline_metric: str
+    """The metric that ranks a leaderboard."""
+    list_sequences: Callable[[Path, str], tuple[list[SequenceSource], list[Problem]]]
+    """(data root, split) -> sequences by name, and what is missing of others."""
+    read_annotations: Callable[[SequenceSource], tuple[SequenceTruth, list[Problem]]]
+    """Labels of one sequence for ingest; the ValueError of an unusable label file names it."""
+    read_truth: Callable[[Path], dict[str, SequenceTruth]]
+    """Truth files for scoring, by sequence name."""
+    read_results: Callable[[Path], dict[str, SequenceResult]]
+    """Anybody's result files for scoring, by sequence name."""
+    expected_files: Callable[[Path], list[ExpectedFile]]
+    """Data root -> what the data set consists of, and what of it is there."""
+
+
+def _motchallenge(name: str) -> Benchmark:
+    return Benchmark(
+        name=name,
+        classes=motchallenge.CLASSES,
+        super_classes={},
+        splits=motchallenge.SPLITS[name],
+        headline_metric="HOTA",
+        list_sequences=partial(motchallenge.list_sequences, name),
+        read_annotations=motchallenge.read_annotations,
+        read_truth=partial(motchallenge.read_truth, name),
+        read_results=motchallenge.read_results,
+        expected_files=motchallenge.expected_files,
+    )
+
+
+BENCHMARKS: Final[Mapping[str, Benchmark]] = {
+    "bdd100k": Benchmark(
+        name=bdd100k.NAME,
+        classes=bdd100k.CLASSES,
+        super_classes=bdd100k.SUPER_CLASSES,
+        splits=bdd100k.SPLITS,
+        headline_metric="mMOTA",
+        list_sequences=bdd100k.list_sequences,
+        read_annotations=bdd100k.read_annotations,
+        read_truth=bdd100k.read_truth,
+        read_results=bdd100k.read_results,
+        expected_files=bdd100k.expected_files,
+    ),
+    "mot15": _motchallenge("mot15"),
+    "mot17": _motchallenge("mot17"),
+    "mot20": _motchallenge("mot20"),
+}
