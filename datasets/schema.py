@@ -408,6 +408,19 @@ class Problem:
     """What was found, what was expected, and what to do."""
 
 
+def concatenate(parts: Sequence[Annotations]) -> Annotations:
+    """Annotations one behind the other; the caller has put their frames in order."""
+    parts = [Annotations.empty(), *parts]
+    columns: dict[str, Any] = {}
+    for name in vars(parts[0]):
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], tuple):
+            columns[name] = tuple(item for value in values for item in value)
+        else:
+            columns[name] = np.concatenate(values)
+    return Annotations(**columns)
+
+
 def _fixed_list(values: npt.NDArray[Any], value_type: pa.DataType) -> pa.FixedSizeListArray:
     flat = pa.array(np.ascontiguousarray(values).reshape(-1), value_type)
     width = values.shape[1]

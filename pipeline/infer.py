@@ -17,6 +17,7 @@ from datasets.registry import BENCHMARKS
 from datasets.schema import Annotations, Detections
 from models.config_io import config_to_dict
 from pipeline.frames import Frame, FrameReader, read_annotations
+from pipeline.model_store import load_model
 from pipeline.parallel import map_sequences_with
 from pipeline.store import Artefact, Part, fingerprint
 
@@ -89,7 +90,15 @@ def infer(
     todo = {name: frames.part(name) for name in artefact.missing(sequences)}
     device = "cuda" if num_gpus else "cpu"
     map_sequences_with(
-        partial(SequenceDetector, weights, artefact, config, boxes, device),
+        partial(
+            SequenceDetector,
+            weights,
+            artefact,
+            config,
+            boxes,
+            frames.details()["benchmark"],
+            device,
+        ),
         todo,
         num_workers=num_workers,
         label=f"{'infer' if boxes == 'detector' else 'embed'} {frames.dataset}/{frames.split}",
@@ -116,6 +125,7 @@ class SequenceDetector:
         artefact: Artefact,
         config: InferConfig,
         boxes: BoxSource,
+        benchmark: str,
         device: str,
     ) -> None:
         import torch
@@ -128,13 +138,14 @@ class SequenceDetector:
         self._artefact = artefact
         self._config = config
         self._boxes = boxes
+        self._benchmark = benchmark
 
     def __call__(self, frames: Part) -> int:
         reader = FrameReader(frames)
         truth = None
         if self._boxes == "truth":
             truth = usable_truth(read_annotations(frames))
-        classes = BENCHMARKS[self._artefact.dataset].classes
+        classes = BENCHMARKS[self._benchmark].classes
         detections = detect_sequence(self._model, reader, classes, self._config, truth)
         with self._artefact.part(frames.name).write() as writer:
             writer.write_arrow(DETECTIONS_FILE, detections.to_table())
@@ -143,16 +154,6 @@ class SequenceDetector:
                 "num_detections": len(detections),
             }
         return len(detections)
-
-
-def load_model(weights: Artefact, device: str) -> "QDTrack":
-    """The network of a weights artefact, ready for inference."""
-    from models.weights import load_weights
-    from pipeline.train import MODEL_FILE, MODEL_PART
-
-    with weights.part(MODEL_PART).open_input(MODEL_FILE) as stream:
-        model = load_weights(stream.read())
-    return model.to(device).eval()
 
 
 def usable_truth(annotations: Annotations) -> Annotations:

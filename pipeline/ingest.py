@@ -15,7 +15,7 @@ from typing import Any, Final
 from datasets.registry import Benchmark
 from datasets.schema import Problem, SequenceSource
 from models.config_io import config_to_dict
-from pipeline.ingest_segment import Outcome, Segment, cut_segments, ingest_segment
+from pipeline.ingest_segment import Outcome, Segment, cut_segments, group_stills, ingest_segment
 from pipeline.progress import Progress
 from pipeline.store import Artefact, fingerprint, fingerprint_files
 
@@ -31,7 +31,10 @@ class DataConfig:
     """Which benchmark, and how its raw files become stored frames."""
 
     benchmark: str = "bdd100k"
-    """Name in the registry of benchmarks."""
+    """Name in the registry of benchmarks: its reader, its classes."""
+    dataset: str = "bdd100k"
+    """Name of the data in artefacts and leaderboards; another one than the benchmark's for a
+    subset or for synthetic data, so that rows are only compared where they may be."""
     train_splits: tuple[str, ...] = ("train", "det_train")
     """Splits to train on; those that the data set lacks are left out, with a message."""
     evaluation_split: str = "val"
@@ -77,7 +80,7 @@ def ingest(
         IngestError: a problem under `strict`, or no sequence that can be read.
     """
     sources, problems = benchmark.list_sequences(data_root, split)
-    sources = [_with_options(source, config) for source in sources]
+    sources = [_with_options(source, config) for source in group_stills(sources)]
     if strict and problems:
         raise _stop(problems[0])
     if not sources:
@@ -114,7 +117,7 @@ def _artefact(
     return Artefact(
         root=root,
         stage=STAGE,
-        dataset=benchmark.name,
+        dataset=config.dataset,
         split=split,
         fingerprint=fingerprint(STAGE, VERSION, settings, [fingerprint_files(files, data_root)]),
     )
@@ -161,7 +164,7 @@ def _ingest_missing(
                 _finish_part(artefact, sorted(outcomes, key=lambda o: o.segment))
             del arrived[outcome.sequence]
             bar.advance(note=outcome.sequence)
-    _finish(artefact, [s.name for s in sources if s.name not in lost], problems)
+    _finish(artefact, [s.name for s in sources if s.name not in lost], problems, config)
 
 
 def _stream(
@@ -206,7 +209,9 @@ def _finish_part(artefact: Artefact, outcomes: Sequence[Outcome]) -> None:
         }
 
 
-def _finish(artefact: Artefact, sequences: list[str], problems: Sequence[Problem]) -> None:
+def _finish(
+    artefact: Artefact, sequences: list[str], problems: Sequence[Problem], config: DataConfig
+) -> None:
     if not sequences:
         first = problems[0]
         raise IngestError(
@@ -218,6 +223,7 @@ def _finish(artefact: Artefact, sequences: list[str], problems: Sequence[Problem
     for problem in everything:
         logger.warning("%s: %s", problem["where"], problem["what"])
     details = {
+        "benchmark": config.benchmark,
         "problems": everything,
         "num_frames": sum(part["num_frames"] for part in parts),
         "num_broken_frames": sum(len(part["broken_frames"]) for part in parts),

@@ -1,19 +1,24 @@
 """Ingesting one segment of one sequence: a pure function of its source, safe to run twice."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from datasets.images import decode_image, encode_jpeg
 from datasets.registry import BENCHMARKS
-from datasets.schema import Annotations, Problem, SequenceSource, SequenceTruth
+from datasets.schema import Annotations, Problem, SequenceSource, SequenceTruth, concatenate
 from datasets.video import iterate_frames, probe_video
 from pipeline.frames import ANNOTATIONS_FILE, Frame, FramesFile, frames_file_name
 from pipeline.store import Artefact, FileRecord
 
 FRAMES_PER_SEGMENT: Final = 1800
 """Longer sequences are cut, so that several workers decode one long video: a minute at 30 fps."""
+
+
+_MEMBERS: Final = "members"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +90,51 @@ def ingest_segment(artefact: Artefact, segment: Segment, jpeg_quality: int) -> O
     return outcome
 
 
+def group_stills(
+    sources: Sequence[SequenceSource], *, stills_per_group: int = 256
+) -> list[SequenceSource]:
+    """Many stills as few sequences of unrelated frames; other sources as they are.
+
+    A part per still would mean 70,000 folders for BDD100K's detection set.
+    """
+    grouped = [source for source in sources if not source.is_still]
+    stills = [source for source in sources if source.is_still]
+    for start in range(0, len(stills), stills_per_group):
+        members = stills[start : start + stills_per_group]
+        group = replace(
+            members[0],
+            name=f"{members[0].split}-{start // stills_per_group:05d}",
+            images=tuple(image for member in members for image in member.images),
+            options={_MEMBERS: tuple(members)},
+        )
+        grouped.append(group)
+    return grouped
+
+
 def _read_labels(source: SequenceSource, outcome: Outcome) -> SequenceTruth:
-    truth, problems = BENCHMARKS[source.dataset].read_annotations(source)
-    if outcome.segment == 0:  # every segment reads the labels, one reports what is wrong in them
-        outcome.problems += problems
-    return truth
+    read = BENCHMARKS[source.dataset].read_annotations
+    truths = []
+    for member in source.options.get(_MEMBERS, (source,)):
+        truth, problems = read(member)
+        truths.append(truth)
+        if outcome.segment == 0:  # every segment reads the labels, one reports what is wrong
+            outcome.problems += problems
+    return truths[0] if len(truths) == 1 else _join_stills(source.name, truths)
+
+
+def _join_stills(name: str, truths: Sequence[SequenceTruth]) -> SequenceTruth:
+    """One frame each, one behind the other; identities stay apart."""
+    annotations = [truth.annotations for truth in truths]
+    first_identity = np.cumsum([0, *(len(a) for a in annotations)])
+    moved = [
+        replace(a, frame_index=a.frame_index + frame, identity=a.identity + first_identity[frame])
+        for frame, a in enumerate(annotations)
+    ]
+    return SequenceTruth(
+        name=name,
+        frame_names=tuple(truth.frame_names[0] for truth in truths),
+        annotations=concatenate(moved),
+    )
 
 
 def _write_frames(
@@ -102,7 +147,7 @@ def _write_frames(
     source = segment.source
     writer = artefact.part(source.name).write()
     if source.video is None:
-        frames = _image_frames(segment, outcome)
+        frames = _image_frames(segment, truth, outcome)
     else:
         frames = _video_frames(segment, truth, jpeg_quality, outcome)
     size: tuple[int, int] | None = None
@@ -127,11 +172,19 @@ def _write_frames(
     }
 
 
-def _image_frames(segment: Segment, outcome: Outcome) -> Iterator[Frame]:
-    """Frames of an image folder, their bytes as they are."""
+def _image_frames(
+    segment: Segment, truth: SequenceTruth | None, outcome: Outcome
+) -> Iterator[Frame]:
+    """Frames of an image folder, their bytes as they are, in the order of the labels.
+
+    Images and labels are matched by file name: a labelled frame whose image is missing stays.
+    """
     height, width = 0, 0
-    paths = segment.source.images[segment.start : segment.stop]
-    for index, path in enumerate(paths, segment.start):
+    images = segment.source.images
+    if truth is not None:
+        by_name = {Path(path).name: path for path in images}
+        images = tuple(by_name.get(name, name) for name in truth.frame_names)
+    for index, path in enumerate(images[segment.start : segment.stop], segment.start):
         image = b""
         try:
             image = Path(path).read_bytes()
