@@ -29,6 +29,7 @@ def map_sequences(
     num_workers: int,
     label: str,
     num_cpus: float = 1.0,
+    per_task: int = 1,
 ) -> dict[str, R]:
     """Apply a pure function to every sequence.
 
@@ -41,6 +42,8 @@ def map_sequences(
         num_workers: at most 1 runs in this process without Ray.
         label: name of the stage, for the progress line.
         num_cpus: CPUs each worker reserves.
+        per_task: sequences handed to a worker at a time; more than one pays where a sequence takes
+            milliseconds, since a hand-over takes about one.
 
     Raises:
         SequenceError: the function raised; names the sequence. Nothing else is started after it.
@@ -49,7 +52,14 @@ def map_sequences(
     def build() -> Callable[[T], R]:
         return function
 
-    return map_sequences_with(build, items, num_workers=num_workers, label=label, num_cpus=num_cpus)
+    return map_sequences_with(
+        build,
+        items,
+        num_workers=num_workers,
+        label=label,
+        num_cpus=num_cpus,
+        per_task=per_task,
+    )
 
 
 def map_sequences_with(
@@ -60,6 +70,7 @@ def map_sequences_with(
     label: str,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
+    per_task: int = 1,
     on_result: Callable[[str, R], None] | None = None,
 ) -> dict[str, R]:
     """`map_sequences` for functions with something costly to build once per worker (a model).
@@ -82,7 +93,8 @@ def map_sequences_with(
             _run_here(build, items, names, accept)
         else:
             count = min(num_workers, len(names))
-            _run_on_actors(build, items, names, accept, count, num_cpus, num_gpus)
+            batches = [names[i : i + per_task] for i in range(0, len(names), per_task)]
+            _run_on_actors(build, items, batches, accept, count, num_cpus, num_gpus)
     return {name: results[name] for name in names}
 
 
@@ -95,17 +107,13 @@ def _run_here(
     function = build() if names else None
     for name in names:
         assert function is not None
-        try:
-            result = function(items[name])
-        except Exception as error:  # the border of a task: the sequence's name goes in front
-            raise _named(name, error) from error
-        accept(name, result)
+        accept(name, _apply(function, name, items[name]))
 
 
 def _run_on_actors(
     build: Callable[[], Callable[[T], R]],
     items: Mapping[str, T],
-    names: list[str],
+    batches: list[list[str]],
     accept: Callable[[str, R], None],
     count: int,
     num_cpus: float,
@@ -120,13 +128,13 @@ def _run_on_actors(
         max_task_retries=_MAX_RETRIES,
     )(_Worker)
     actors = [remote.remote(build) for _ in range(count)]
-    waiting = deque(names)
-    running: dict[Any, tuple[str, Any]] = {}
+    waiting = deque(batches)
+    running: dict[Any, tuple[list[str], Any]] = {}
 
     def submit(actor: Any) -> None:
         if waiting:
-            name = waiting.popleft()
-            running[actor.run.remote(items[name])] = (name, actor)
+            names = waiting.popleft()
+            running[actor.run.remote([(name, items[name]) for name in names])] = (names, actor)
 
     try:
         for _ in range(_TASKS_PER_ACTOR):
@@ -134,17 +142,19 @@ def _run_on_actors(
                 submit(actor)
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
-            name, actor = running.pop(done[0])
+            names, actor = running.pop(done[0])
             try:
-                result = ray.get(done[0])
+                results = ray.get(done[0])
             except ray.exceptions.RayTaskError as error:
-                raise _named(name, error.cause) from error
+                raise _named(names[0], error.cause) from error
             except ray.exceptions.RayError as error:
                 raise SequenceError(
-                    f"sequence {name!r}: its worker died {_MAX_RETRIES + 1} times ({error}); "
-                    "the node may be short of memory: use fewer workers"
+                    f"sequence {names[0]!r}{_and_more(names)}: its worker died "
+                    f"{_MAX_RETRIES + 1} times ({error}); the node may be short of memory: use "
+                    "fewer workers"
                 ) from error
-            accept(name, result)
+            for name, result in zip(names, results, strict=True):
+                accept(name, result)
             submit(actor)
     finally:
         # An idle actor keeps its CPU for ever, and a second pool would wait for it silently.
@@ -159,12 +169,25 @@ class _Worker:
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         self._function = build()
 
-    def run(self, item: Any) -> Any:
-        return self._function(item)
+    def run(self, batch: list[tuple[str, Any]]) -> list[Any]:
+        return [_apply(self._function, name, item) for name, item in batch]
+
+
+def _apply(function: Callable[[Any], Any], name: str, item: Any) -> Any:
+    try:
+        return function(item)
+    except Exception as error:  # the border of a task: the sequence's name goes in front
+        raise _named(name, error) from error
+
+
+def _and_more(names: list[str]) -> str:
+    return f" or one of {len(names) - 1} after it" if len(names) > 1 else ""
 
 
 def _named(name: str, error: BaseException) -> Exception:
     """The error of one sequence, with its name in front unless the message says it already."""
+    if isinstance(error, SequenceError):
+        return error
     text = str(error)
     if isinstance(error, ValueError):
         return SequenceError(text if name in text else f"sequence {name!r}: {text}")

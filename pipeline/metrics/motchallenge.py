@@ -6,6 +6,7 @@ from typing import ClassVar, Final
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from datasets.motchallenge import DISTRACTORS
 from datasets.schema import Annotations, Bool, SequenceResult, SequenceTruth
 from pipeline.metrics.class_data import ClassData
 from pipeline.metrics.clear import CLEAR
@@ -26,7 +27,6 @@ from pipeline.metrics.protocol import Fields, Numbers, Row, ScoringProtocol, hot
 
 PEDESTRIAN: Final = "pedestrian"
 
-_DISTRACTORS: Final = frozenset({"person_on_vehicle", "static_person", "distractor", "reflection"})
 _EPSILON: Final = np.finfo(np.float64).eps
 
 
@@ -107,11 +107,7 @@ class MotChallengeProtocol(ScoringProtocol):
         return data
 
     def _is_distractor(self, annotations: Annotations) -> Bool:
-        names = set(_DISTRACTORS)
-        if self.name == "mot15":  # has no categories and is never pre-processed
-            names = set()
-        elif self.name == "mot20":
-            names.add("non_mot_vehicle")
+        names = DISTRACTORS[self.name]
         return np.array([category in names for category in annotations.category], bool)
 
 

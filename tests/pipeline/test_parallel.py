@@ -69,9 +69,18 @@ def test_actors_give_what_this_process_gives(ray_session: None) -> None:
 
 
 @pytest.mark.slow
-def test_a_failure_on_an_actor_names_the_sequence_too(ray_session: None) -> None:
-    with pytest.raises(SequenceError, match=r"'s3': three is not a crowd"):
-        map_sequences(fail_on_three, ITEMS, num_workers=2, label="x")
+def test_several_sequences_at_a_time_give_the_same(ray_session: None) -> None:
+    alone = map_sequences(square, ITEMS, num_workers=1, label="x")
+    for per_task in (3, 100):
+        found = map_sequences(square, ITEMS, num_workers=2, label="x", per_task=per_task)
+        assert list(found.items()) == list(alone.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_task", [1, 4])
+def test_a_failure_on_an_actor_names_the_sequence_too(ray_session: None, per_task: int) -> None:
+    with pytest.raises(SequenceError, match=r"^sequence 's3': three is not a crowd"):
+        map_sequences(fail_on_three, ITEMS, num_workers=2, label="x", per_task=per_task)
 
 
 @pytest.mark.slow
