@@ -60,6 +60,17 @@ def argument_parser(description: str | None, *, example: str) -> argparse.Argume
     return parser
 
 
+def positive_int(text: str) -> int:
+    """Type of an argument that counts something, from 1.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else; argparse makes it a usage error.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a job's `main` and return its exit code; the caller passes it to `sys.exit`.
 
@@ -88,6 +99,17 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return FAILED
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file that appears whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_packages() -> None:
