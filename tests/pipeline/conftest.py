@@ -14,6 +14,7 @@ TruthRow = tuple[Any, ...]
 MakeTruth = Callable[..., SequenceTruth]
 MakeResult = Callable[..., SequenceResult]
 RandomLists = Callable[..., dict[str, Any]]
+RandomSequence = Callable[..., tuple[SequenceTruth, SequenceResult]]
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +117,33 @@ def random_lists() -> RandomLists:
             "tracker_ids": track_ids,
             "similarity_scores": similarities,
         }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_sequence(make_truth: MakeTruth, make_result: MakeResult) -> RandomSequence:
+    """Truth and a flawed result of 30 frames and three classes, some of it crowd."""
+
+    def make(name: str, *, num_classes: int = 3) -> tuple[SequenceTruth, SequenceResult]:
+        rng = np.random.default_rng(list(name.encode()))
+        truth, result = [], []
+        for identity in range(12):
+            label, corner = int(rng.integers(num_classes)), rng.uniform(0, 300, 2)
+            size, step = rng.uniform(20, 80, 2), rng.normal(0, 3, 2)
+            flags = ("crowd",) if rng.random() < 0.2 else ()
+            for frame in np.flatnonzero(rng.random(30) < 0.8).tolist():
+                box = np.concatenate([corner + frame * step, corner + frame * step + size])
+                truth.append((frame, identity, label, box, *flags))
+                if rng.random() < 0.85:
+                    track = 100 * identity + frame // 9
+                    result.append((frame, track, label, box + rng.normal(0, 5, 4)))
+        for row in range(40):
+            corner, frame = rng.uniform(0, 300, 2), int(rng.integers(30))
+            box = np.concatenate([corner, corner + 40])
+            result.append((frame, 10_000 + row // 4, int(rng.integers(num_classes)), box))
+        unique = {(row[0], row[1]): row for row in result}
+        return make_truth(truth, 30, name=name), make_result([*unique.values()], 30, name=name)
 
     return make
 
