@@ -120,14 +120,14 @@ class Part:
 
     def manifest(self) -> dict[str, Any] | None:
         """What `PartWriter.finish` wrote; None where the part was never finished."""
-        return _read_json(_join(self.folder, MANIFEST))
+        return _read_json(join_location(self.folder, MANIFEST))
 
     def is_valid(self) -> bool:
         """Whether the manifest exists and every file it lists has the size it lists."""
         manifest = self.manifest()
         if manifest is None:
             return False
-        filesystem, base = _open(self.folder)
+        filesystem, base = open_filesystem(self.folder)
         infos = filesystem.get_file_info([f"{base}/{f['name']}" for f in manifest["files"]])
         return all(
             info.type == pafs.FileType.File and info.size == entry["size"]
@@ -173,7 +173,7 @@ class Part:
 
     def open_input(self, file_name: str) -> pa.NativeFile:
         """Random-access stream on one file; memory-mapped where the root is local."""
-        filesystem, base = _open(self.folder)
+        filesystem, base = open_filesystem(self.folder)
         path = f"{base}/{file_name}"
         try:
             if isinstance(filesystem, pafs.LocalFileSystem):
@@ -219,13 +219,13 @@ class PartWriter:
 
     def __enter__(self) -> "PartWriter":
         # A manifest of an earlier, damaged version must not vouch for the new files.
-        _delete(_join(self._part.folder, MANIFEST))
+        _delete(join_location(self._part.folder, MANIFEST))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             content = {"files": [vars(record) for record in self.files], "details": self.details}
-            _write_json(_join(self._part.folder, MANIFEST), content)
+            _write_json(join_location(self._part.folder, MANIFEST), content)
 
     def adopt(self, files: Iterable[FileRecord]) -> None:
         """Vouch for files that other tasks wrote into this part."""
@@ -234,7 +234,7 @@ class PartWriter:
     @contextmanager
     def open_file(self, file_name: str) -> Iterator["HashingStream"]:
         """A binary stream that becomes `file_name` when the block ends without an error."""
-        with write_file(_join(self._part.folder, file_name)) as stream:
+        with write_file(join_location(self._part.folder, file_name)) as stream:
             yield stream
         self.files.append(stream.record(file_name))
 
@@ -267,11 +267,11 @@ class Artefact:
     def folder(self) -> str:
         """Path or URI of the artefact."""
         names = (self.stage, encode_name(self.dataset), encode_name(self.split), self.fingerprint)
-        return _join(self.root, *names)
+        return join_location(self.root, *names)
 
     def part(self, name: str) -> Part:
         """The part of a sequence, finished or not."""
-        return Part(folder=_join(self.folder, "parts", encode_name(name)), name=name)
+        return Part(folder=join_location(self.folder, "parts", encode_name(name)), name=name)
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of the names whose part is not valid, in sorted order: what is left to do."""
@@ -280,11 +280,13 @@ class Artefact:
 
     def part_names(self) -> list[str]:
         """Names of all parts that were begun, sorted."""
-        return sorted(decode_name(name) for name in _list_folders(_join(self.folder, "parts")))
+        return sorted(
+            decode_name(name) for name in _list_folders(join_location(self.folder, "parts"))
+        )
 
     def manifest(self) -> dict[str, Any] | None:
         """What `finish` wrote; None while parts are missing."""
-        return _read_json(_join(self.folder, MANIFEST))
+        return _read_json(join_location(self.folder, MANIFEST))
 
     def sequences(self) -> list[str]:
         """Names of the sequences of a finished artefact, sorted.
@@ -315,7 +317,7 @@ class Artefact:
             "sequences": sorted(sequences),
             "details": dict(details),
         }
-        _write_json(_join(self.folder, MANIFEST), content)
+        _write_json(join_location(self.folder, MANIFEST), content)
 
 
 def open_artefact(folder: str) -> Artefact:
@@ -325,7 +327,7 @@ def open_artefact(folder: str) -> Artefact:
         StoreError: the folder holds no finished artefact.
     """
     location = resolve_root(folder)
-    content = _read_json(_join(location, MANIFEST))
+    content = _read_json(join_location(location, MANIFEST))
     if content is None or "fingerprint" not in content:
         raise StoreError(
             f"{folder}: no finished artefact here (no {MANIFEST} of a stage); name a folder "
@@ -384,7 +386,7 @@ class HashingStream:
 @contextmanager
 def write_file(location: str) -> Iterator[HashingStream]:
     """Write one file that appears whole or, on a local root, not at all."""
-    filesystem, path = _open(location)
+    filesystem, path = open_filesystem(location)
     if not isinstance(filesystem, pafs.LocalFileSystem):
         with filesystem.open_output_stream(path) as sink:
             yield HashingStream(sink)
@@ -401,21 +403,22 @@ def write_file(location: str) -> Iterator[HashingStream]:
         raise
 
 
-def _open(location: str) -> tuple[pafs.FileSystem, str]:
+def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
+    """The file system behind a path or URI, and the path on it."""
     if "://" not in location:
         return pafs.LocalFileSystem(), location
     filesystem, path = pafs.FileSystem.from_uri(location)
     return filesystem, path
 
 
-def _join(location: str, *names: str) -> str:
+def join_location(location: str, *names: str) -> str:
     """Append path components before the query of a URI (S3 endpoints are given there)."""
     base, mark, query = location.partition("?")
     return "/".join([base.rstrip("/"), *names]) + mark + query
 
 
 def _read_json(location: str) -> dict[str, Any] | None:
-    filesystem, path = _open(location)
+    filesystem, path = open_filesystem(location)
     try:
         with filesystem.open_input_stream(path) as stream:
             text = stream.read()
@@ -435,13 +438,13 @@ def _write_json(location: str, content: Mapping[str, Any]) -> None:
 
 
 def _delete(location: str) -> None:
-    filesystem, path = _open(location)
+    filesystem, path = open_filesystem(location)
     with suppress(FileNotFoundError):
         filesystem.delete_file(path)
 
 
 def _list_folders(location: str) -> list[str]:
-    filesystem, path = _open(location)
+    filesystem, path = open_filesystem(location)
     selector = pafs.FileSelector(path, recursive=False, allow_not_found=True)
     infos = filesystem.get_file_info(selector)
     return [info.base_name for info in infos if info.type == pafs.FileType.Directory]
