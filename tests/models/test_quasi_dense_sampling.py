@@ -1,6 +1,7 @@
 """Quasi-dense sampling: overlap limits, quotas, balance over true boxes, rules of both releases."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -141,30 +142,34 @@ def test_quotas(
     assert (left[1:] > left[:-1]).all()  # unique and in the candidates' order
 
 
-@pytest.mark.parametrize(
-    ("config", "at_least", "at_most"),
-    [
-        # 128 positives of 3 boxes: round(42.67) + 1 = 44 each at most, then a subset of 128.
-        (MMDET, 40, 44),
-        # int(42.67) = 42 each at least, then two more from anywhere.
-        (VIS4D, 42, 44),
-    ],
-    ids=["mmdet", "vis4d"],
-)
-def test_positives_are_balanced_over_true_boxes(
-    config: QuasiDenseConfig, at_least: int, at_most: int
-) -> None:
-    copies = (400, 60, 50)
+def _counts_of_twelve_positives(release: QuasiDenseConfig) -> list[Counter[int]]:
+    """Three boxes with many proposals and a fourth with none but itself, for many seeds."""
+    config = replace(release, sample_size=24)
     proposals = torch.tensor(
-        [_with_iou(0.9, index) for index, count in enumerate(copies) for _ in range(count)]
+        [_with_iou(0.9, index) for index, count in enumerate((400, 60, 50)) for _ in range(count)]
     )
-    target = _target([_truth_row(index) for index in range(3)])
-    for seed in range(20):
-        sample = sample_boxes(proposals, target, config, generator=_generator(seed))
-        counts = Counter(sample.identities.tolist())
-        assert sum(counts.values()) == 128
-        assert min(counts.values()) >= at_least
-        assert max(counts.values()) <= at_most
+    target = _target([_truth_row(index) for index in range(4)])
+    return [
+        Counter(
+            sample_boxes(proposals, target, config, generator=_generator(seed)).identities.tolist()
+        )
+        for seed in range(100)
+    ]
+
+
+def test_mmdet_picks_one_more_per_box_and_keeps_a_random_subset() -> None:
+    """round(12 / 4) + 1 = 4 each and 1 of the fourth make 13, of which any one goes."""
+    counts = _counts_of_twelve_positives(MMDET)
+    assert all(sum(one.values()) == 12 and max(one.values()) <= 4 for one in counts)
+    assert {one[3] for one in counts} == {0, 1}
+
+
+def test_vis4d_picks_fewer_per_box_and_fills_up_from_the_rest() -> None:
+    """int(12 / 4) = 3 each and 1 of the fourth make 10; two more come from anywhere."""
+    counts = _counts_of_twelve_positives(VIS4D)
+    assert all(sum(one.values()) == 12 and one[3] == 1 for one in counts)
+    assert all(min(one[index] for index in range(3)) >= 3 for one in counts)
+    assert max(one[0] for one in counts) == 5
 
 
 @pytest.mark.parametrize("config", [MMDET, VIS4D], ids=["mmdet", "vis4d"])

@@ -318,15 +318,13 @@ def _train_on_rank(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_ddp_workers_step_along_their_mean_gradient(tmp_path: Path) -> None:
-    context = torch.multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_train_on_rank, args=(rank, str(tmp_path))) for rank in (0, 1)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=300)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    other = torch.multiprocessing.get_context("spawn").Process(
+        target=_train_on_rank, args=(1, str(tmp_path))
+    )
+    other.start()
+    _train_on_rank(0, str(tmp_path))
+    other.join(timeout=60)
+    assert other.exitcode == 0
     states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     model = _model()
     optimizer = build_optimizer(model, PLAIN)
