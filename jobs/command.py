@@ -41,6 +41,9 @@ FAILED: Final = 1
 INTERRUPTED: Final = 130
 """128 + SIGINT; wrong usage is 2, given by argparse."""
 
+BENCHMARKS: Final = ("bdd100k", "mot15", "mot17", "mot20")
+"""Named here too, so that help and usage errors need not import the readers."""
+
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PACKAGES: Final = ("datasets", "models", "pipeline")
 

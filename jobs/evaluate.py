@@ -14,16 +14,13 @@ if not __package__:  # run by its path: import from the checkout, not from jobs/
 
 from jobs import command
 
-BENCHMARK_NAMES = ("bdd100k", "mot15", "mot17", "mot20")
-"""Named here too, so that help and usage errors need not import the readers."""
-
 EXAMPLE = (
     "python -m jobs.evaluate --benchmark bdd100k --truth labels/box_track_20/val "
     "--results results/ --json scores.json"
 )
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Read truth and results, write the report, print the table."""
     arguments = _parse(argv)
 
@@ -50,9 +47,9 @@ def main(argv: Sequence[str]) -> int:
     return command.DONE
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command.argument_parser(__doc__, example=EXAMPLE)
-    parser.add_argument("--benchmark", required=True, choices=BENCHMARK_NAMES)
+    parser.add_argument("--benchmark", required=True, choices=command.BENCHMARKS)
     parser.add_argument(
         "--truth",
         required=True,

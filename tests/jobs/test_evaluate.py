@@ -36,7 +36,7 @@ def _score(truth: Path, results: Path, *further: str) -> int:
 
 
 def test_names_of_benchmarks() -> None:
-    assert sorted(BENCHMARKS) == list(evaluate.BENCHMARK_NAMES)
+    assert sorted(BENCHMARKS) == list(command.BENCHMARKS)
 
 
 def test_table_on_stdout_and_report_in_a_file(
