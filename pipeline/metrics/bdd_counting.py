@@ -30,6 +30,8 @@ class BddCounting(_BaseMetric):  # type: ignore[misc]  # trackeval has no types
     is NaN. Both count as 0 in the class average.
     """
 
+    fields_to_combine = (*_COUNTS, "IoU_sum")
+
     def __init__(self) -> None:
         super().__init__()
         self.integer_fields = list(_COUNTS)
@@ -59,8 +61,9 @@ class BddCounting(_BaseMetric):  # type: ignore[misc]  # trackeval has no types
 
     def combine_sequences(self, all_res: Mapping[str, Any]) -> dict[str, Any]:
         """Sums of the counts, then the ratios."""
-        fields = (*_COUNTS, "IoU_sum")
-        return _with_ratios({field: self._combine_sum(all_res, field) for field in fields})
+        return _with_ratios(
+            {field: self._combine_sum(all_res, field) for field in self.fields_to_combine}
+        )
 
     def combine_classes_det_averaged(self, all_res: Mapping[str, Any]) -> dict[str, Any]:
         """Super-classes and OVERALL: pooled like sequences."""

@@ -20,6 +20,11 @@ class CLEAR(TrackevalCLEAR):  # type: ignore[misc]  # trackeval has no types
     The combiners are inherited; only the counting of one sequence is ours.
     """
 
+    fields_to_combine = (
+        *("CLR_TP", "CLR_FN", "CLR_FP", "IDSW", "MT", "PT", "ML", "Frag", "CLR_Frames"),
+        "MOTP_sum",
+    )
+
     def __init__(self) -> None:
         super().__init__({"PRINT_CONFIG": False})
 

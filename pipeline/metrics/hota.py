@@ -26,6 +26,8 @@ _MARGIN: Final = 1e-9
 class HOTA(TrackevalHOTA):  # type: ignore[misc]  # trackeval has no types
     """trackeval's HOTA: equal counts, floats to rounding; the combiners are inherited."""
 
+    fields_to_combine = ("HOTA_TP", "HOTA_FN", "HOTA_FP", "AssRe", "AssPr", "AssA", "LocA")
+
     @classmethod
     def get_name(cls) -> str:
         return "HOTA"

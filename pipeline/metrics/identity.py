@@ -24,6 +24,8 @@ from pipeline.metrics.class_data import ClassData
 class Identity(TrackevalIdentity):  # type: ignore[misc]  # trackeval has no types
     """trackeval's Identity at IoU 0.5: equal in every field; the combiners are inherited."""
 
+    fields_to_combine = ("IDTP", "IDFN", "IDFP")
+
     def __init__(self) -> None:
         super().__init__({"PRINT_CONFIG": False})
 

@@ -46,7 +46,7 @@ class ScoringProtocol(ABC):
     rows: tuple[Row, ...]
     """Lines of the table; the last one is the summary."""
     metrics: Mapping[str, Any]
-    """trackeval metrics, ours among them, by name."""
+    """Metrics with trackeval's methods, whose `fields_to_combine` are all that it combines."""
 
     @abstractmethod
     def prepare(
@@ -65,9 +65,9 @@ class ScoringProtocol(ABC):
     def score_sequence(
         self, truth: SequenceTruth, result: SequenceResult
     ) -> dict[str, dict[str, Fields]]:
-        """Fields of every class and metric for one sequence."""
+        """By class and metric the fields that a combination reads: little to send around."""
         return {
-            name: {metric: self.metrics[metric].eval_sequence(d) for metric, d in data.items()}
+            name: {metric: _score(self.metrics[metric], d) for metric, d in data.items()}
             for name, data in self.prepare(truth, result).items()
         }
 
@@ -114,3 +114,8 @@ class ScoringProtocol(ABC):
 def hota_numbers(fields: Fields) -> Numbers:
     """HOTA, DetA and AssA in percent, averaged over the thresholds."""
     return {name: 100.0 * float(np.mean(fields[name])) for name in ("HOTA", "DetA", "AssA")}
+
+
+def _score(metric: Any, data: ClassData) -> Fields:
+    fields = metric.eval_sequence(data)
+    return {name: fields[name] for name in metric.fields_to_combine}
