@@ -112,12 +112,13 @@ def _step(
     batch: PairBatch,
     step: int = 0,
     config: OptimizerConfig = PLAIN,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, float]:
     return train_step(
         module,
         batch,
         optimizer,
-        build_scaler(config, CPU),
+        scaler or build_scaler(config, CPU),
         rate=config.learning_rate,
         generator=step_generator(0, step=step, rank=0),
         config=config,
@@ -211,12 +212,14 @@ def test_clipping_limits_the_norm_of_the_update() -> None:
     assert norm == pytest.approx(0.01 * 0.5, rel=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_updated() -> None:
+@pytest.mark.parametrize("scaled", [False, True], ids=["float32", "with a loss scaler"])
+def test_a_loss_that_is_not_finite_stops_before_anything_is_updated(scaled: bool) -> None:
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
     model = _model()
     nn.init.constant_(model.embedding_head.output.bias, 1e30)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(FloatingPointError, match=r"rpn_cls \d.*track (inf|nan).*total (inf|nan)"):
-        _step(model, build_optimizer(model, PLAIN), _batch(0))
+        _step(model, build_optimizer(model, PLAIN), _batch(0), scaler=scaler)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -236,6 +239,24 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_updated() -> Non
     with pytest.raises(FloatingPointError, match=r"track 0.*gradient_norm inf"):
         _step(module, build_optimizer(module, PLAIN), _batch(0))
     assert module.weight.item() == 0
+
+
+def test_a_loss_scaler_skips_such_a_step_and_lowers_its_scale() -> None:
+    module, scaler = _SteepModule(), torch.amp.GradScaler("cpu", init_scale=4.0)
+    reported = _step(module, build_optimizer(module, PLAIN), _batch(0), scaler=scaler)
+    assert reported["gradient_norm"] == math.inf
+    assert module.weight.item() == 0
+    assert scaler.get_scale() == 2.0
+
+
+def test_a_loss_scaler_changes_no_step_that_fits() -> None:
+    plain, scaled = _model(), _model()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    expected = _step(plain, build_optimizer(plain, PLAIN), _batch(0))
+    found = _step(scaled, build_optimizer(scaled, PLAIN), _batch(0), scaler=scaler)
+    assert found == pytest.approx(expected, rel=1e-5)
+    for one, other in zip(plain.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
 
 
 def test_samples_of_a_step_depend_on_seed_step_and_worker_only() -> None:
