@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trackeval
 
 from datasets.schema import SequenceResult, SequenceTruth
 from pipeline.metrics.bdd100k import prepare_classes
@@ -136,6 +137,47 @@ def test_overlaps_in_blocks_are_those_of_one_block(monkeypatch: pytest.MonkeyPat
         blocks = overlaps(first, first_keys, second, second_keys)
         for found, expected in zip(blocks, whole, strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c", "d", "e", "f"])
+def test_equal_to_the_preparation_of_trackeval(
+    name: str, random_sequence: Callable[..., tuple[SequenceTruth, SequenceResult]]
+) -> None:
+    """trackeval maximises the sum of IoU, the official tool the number of pairs: same here."""
+    truth, result = random_sequence(name)
+    dataset = trackeval.datasets.BDD100K.__new__(trackeval.datasets.BDD100K)
+    dataset.class_name_to_class_id = {"0": 0, "1": 1, "2": 2}
+    raw = _trackeval_raw_data(truth, result)
+    for index, found in enumerate(prepare_classes(truth, result, 3)):
+        expected = dataset.get_preprocessed_seq_data(raw, str(index))
+        for key in ("num_gt_ids", "num_tracker_ids", "num_gt_dets", "num_tracker_dets"):
+            assert found[key] == expected[key], key
+        for key in ("gt_ids", "tracker_ids", "similarity_scores"):
+            for ours, theirs in zip(found[key], expected[key], strict=True):
+                np.testing.assert_array_equal(ours, theirs, err_msg=key)
+    assert sum(data.num_tracks for data in prepare_classes(truth, result, 3)) < len(result.tracks)
+
+
+def _trackeval_raw_data(truth: SequenceTruth, result: SequenceResult) -> dict[str, Any]:
+    rows, tracks, calculate = truth.annotations, result.tracks, trackeval.datasets.BDD100K
+    frames = range(truth.num_frames)
+    targets = [np.flatnonzero((rows.frame_index == f) & ~rows.crowd) for f in frames]
+    crowds = [np.flatnonzero((rows.frame_index == f) & rows.crowd) for f in frames]
+    found = [np.flatnonzero(tracks.frame_index == f) for f in frames]
+    return {
+        "num_timesteps": truth.num_frames,
+        "gt_ids": [rows.identity[r] for r in targets],
+        "gt_classes": [rows.class_index[r] for r in targets],
+        "gt_dets": [rows.boxes_xyxy[r] for r in targets],
+        "gt_crowd_ignore_regions": [rows.boxes_xyxy[r] for r in crowds],
+        "tracker_ids": [tracks.track_id[r] for r in found],
+        "tracker_classes": [tracks.class_index[r] for r in found],
+        "tracker_dets": [tracks.boxes_xyxy[r] for r in found],
+        "similarity_scores": [
+            calculate._calculate_box_ious(rows.boxes_xyxy[r], tracks.boxes_xyxy[s], "x0y0x1y1")
+            for r, s in zip(targets, found, strict=True)
+        ],
+    }
 
 
 @pytest.mark.parametrize(
