@@ -33,7 +33,8 @@ Bool = npt.NDArray[np.bool_]
 UNMAPPED_CLASS: Final = -1
 """`class_index` of a category that is none of the benchmark's classes."""
 
-_RLE = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
+# A fixed-size list would be natural for the size, but Parquet cannot read back its nulls.
+_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.binary())])
 
 
 def _schema(kind: str, columns: Sequence[pa.Field]) -> pa.Schema:

@@ -29,7 +29,7 @@ def connect(*, num_cpus: int | None = None) -> None:
     elif num_cpus is not None:
         logger.warning("the CPUs of a running cluster are its own: num_cpus=%d unused", num_cpus)
     ray.init(**options)
-    _quiet_ray_data()
+    quiet_ray_data()
 
 
 def check_shared_root(root: str) -> None:
@@ -56,9 +56,11 @@ def available_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
-def _quiet_ray_data() -> None:
+def quiet_ray_data() -> None:
+    """Ray Data without progress bars and log lines of its own; stages have their own line."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from datasets.registry import BENCHMARKS
 from datasets.schema import Annotations, Detections
 from models.config_io import config_to_dict
+from pipeline.associate import DETECTIONS_FILE
 from pipeline.frames import Frame, FrameReader, read_annotations
 from pipeline.model_store import load_model
 from pipeline.parallel import map_sequences_with
@@ -31,8 +32,6 @@ logger = logging.getLogger(__name__)
 STAGE: Final = "detections"
 VERSION: Final = 1
 """Raised when the code changes what is stored."""
-
-DETECTIONS_FILE: Final = "detections.arrow"
 
 BoxSource = Literal["detector", "truth"]
 
@@ -108,12 +107,6 @@ def infer(
     inputs = {"frames": frames.fingerprint, "weights": weights.fingerprint}
     artefact.finish(sequences, {**settings, **inputs, "num_detections": sum(counts)})
     return artefact
-
-
-def read_detections(part: Part) -> Detections:
-    """Detections of one sequence, memory-mapped where the root is local."""
-    table = part.read_arrow(DETECTIONS_FILE)
-    return Detections.from_table(table, where=f"{part.folder}/{DETECTIONS_FILE}")
 
 
 class SequenceDetector:

@@ -60,6 +60,10 @@ class IngestError(ValueError):
     """Under `strict`: the first broken file. Otherwise: nothing at all could be read."""
 
 
+class NothingFoundError(IngestError):
+    """The split has no raw files here."""
+
+
 def ingest(
     benchmark: Benchmark,
     data_root: Path,
@@ -77,18 +81,19 @@ def ingest(
         The finished artefact; its details hold `problems` and counts.
 
     Raises:
+        NothingFoundError: the split has no raw files.
         IngestError: a problem under `strict`, or no sequence that can be read.
     """
     sources, problems = benchmark.list_sequences(data_root, split)
-    sources = [_with_options(source, config) for source in group_stills(sources)]
-    if strict and problems:
-        raise _stop(problems[0])
     if not sources:
         found = "; ".join(f"{p.where}: {p.what}" for p in problems[:3])
-        raise IngestError(
+        raise NothingFoundError(
             f"{benchmark.name}/{split}: no sequence under {data_root} ({found or 'nothing found'});"
             " check --data-root with `python -m jobs.doctor`"
         )
+    sources = [_with_options(source, config) for source in group_stills(sources)]
+    if strict and problems:
+        raise _stop(problems[0])
     artefact = _artefact(benchmark, data_root, split, config, root, sources)
     if artefact.manifest() is None:
         _ingest_missing(artefact, sources, problems, config, strict)

@@ -4,9 +4,9 @@ import json
 import math
 from typing import Any, Final
 
-from datasets.schema import SequenceResult, SequenceTruth, Tracks
+from datasets.schema import SequenceResult, SequenceTruth
 from models.config_io import config_to_dict
-from pipeline.associate import TRACKS_FILE
+from pipeline.associate import read_tracks
 from pipeline.evaluate import (
     EvaluationConfig,
     EvaluationReport,
@@ -77,9 +77,7 @@ def score(
 def load_pair(parts: tuple[Part, Part]) -> tuple[SequenceTruth, SequenceResult]:
     """Truth and result of one sequence, from its frames and its tracks."""
     frames, tracks = parts
-    table = tracks.read_parquet(TRACKS_FILE)
-    found = Tracks.from_table(table, where=f"{tracks.folder}/{TRACKS_FILE}")
-    truth = read_truth(frames)
+    truth, found = read_truth(frames), read_tracks(tracks)
     return truth, SequenceResult(name=truth.name, tracks=found, num_frames=truth.num_frames)
 
 

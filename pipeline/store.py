@@ -156,6 +156,10 @@ class Part:
             )
         return cast("dict[str, Any]", manifest["details"])
 
+    def location(self, file_name: str) -> str:
+        """Path or URI of one file."""
+        return join_location(self.folder, file_name)
+
     def verify(self) -> None:
         """Read every file again and compare its checksum.
 
@@ -306,6 +310,11 @@ class Artefact:
         """What the stage noted about the whole; see `sequences` for the error."""
         self.sequences()
         return cast("dict[str, Any]", (self.manifest() or {})["details"])
+
+    def finished_at(self) -> float:
+        """When the stage finished, in seconds since the epoch; see `sequences` for the error."""
+        self.sequences()
+        return float((self.manifest() or {})["finished_at"])
 
     def finish(self, sequences: Iterable[str], details: Mapping[str, Any]) -> None:
         """Declare the artefact complete. The caller has checked that every part is valid."""

@@ -34,6 +34,8 @@ def ray_session() -> Iterator[None]:
     """The one Ray of the suite: 2 CPUs, no dashboard, a small object store."""
     import ray
 
+    from pipeline.cluster import quiet_ray_data
+
     # Short: Unix socket paths are limited to 107 bytes.
     folder = tempfile.mkdtemp(prefix="q", dir="/tmp")  # noqa: S108
     ray.init(
@@ -44,6 +46,7 @@ def ray_session() -> Iterator[None]:
         object_store_memory=1 << 30,
         _temp_dir=folder,
     )
+    quiet_ray_data()
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,370 @@
+"""One experiment from raw files to leaderboard rows: every stage once, only what is missing.
+
+Steps: ingest, train (or adopt weights), infer, associate, evaluate; then the same detections joined
+by overlap only (a baseline) and the model's embeddings on ground-truth boxes (a bound); one overlay
+video; the rows in MLflow. Each step says whether it worked or reused what was there.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from datasets.registry import BENCHMARKS
+from models.baselines.overlap import OverlapConfig
+from models.config_io import config_to_dict
+from pipeline import cluster
+from pipeline.associate import AssociationConfig, associate, read_detections
+from pipeline.config import ExperimentConfig
+from pipeline.epoch_score import EpochScorer
+from pipeline.frames import read_annotations
+from pipeline.infer import infer
+from pipeline.ingest import NothingFoundError, ingest
+from pipeline.leaderboard import Number, ResultRow, headline_numbers
+from pipeline.metrics.box_ap import box_average_precision
+from pipeline.model_store import MODEL_FILE, adopt_weights, model_file
+from pipeline.overlay import overlay
+from pipeline.scores import read_report, score
+from pipeline.store import Artefact, fingerprint
+from pipeline.train import HISTORY_PART, read_history, train
+
+if TYPE_CHECKING:
+    from pipeline.runlog import ProcessRun, RunLog
+
+Say = Callable[[str], None]
+"""Takes one line for the person who watches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a job was asked for beside the config: nothing here changes a result."""
+
+    data_root: Path
+    """Folder of the benchmark's raw files."""
+    output_root: str
+    """Root of all artefacts."""
+    weights: Path | None = None
+    """Weights to use in place of training."""
+    init_weights: str | None = None
+    """Where training starts from; see `pipeline.train.train`."""
+    tracking_uri: str | None = None
+    """MLflow server or database; None is SQLite under the output root."""
+    num_workers: int = 1
+    """Workers of every stage."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each training and inference worker."""
+    strict: bool = False
+    """Stop at the first broken input file."""
+    notes: str = ""
+    """Shown with every row of the leaderboard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an experiment leaves behind."""
+
+    rows: tuple[ResultRow, ...]
+    """The model first, then what it is judged by."""
+    artefacts: Mapping[str, Artefact]
+    """Frames, weights, detections and tracks of the model, by stage."""
+    overlay: str
+    """Path or URI of the overlay video."""
+    how_to_view: str
+    """What to type to see the leaderboard in MLflow's own page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Contestant:
+    """One row to be: detections joined by one tracker."""
+
+    kind: Literal["model", "baseline", "bound"]
+    title: str
+    detections: Artefact
+    association: AssociationConfig
+    detection_source: str
+    notes: str
+
+
+def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> Outcome:
+    """Do everything that is missing and log it; Ray must be connected.
+
+    Raises:
+        ValueError: wrong input anywhere; what was finished before stays and is reused.
+    """
+    from pipeline.runlog import RunLog
+
+    cluster.check_shared_root(options.output_root)
+    run_log = RunLog(options.tracking_uri, options.output_root)
+    frames = _ingest_splits(config, options, say)
+    evaluated = frames[config.data.evaluation_split]
+    with run_log.process_run(config.recipe, config=config, inputs=frames) as run:
+        weights = _obtain_weights(config, options, frames, run, say)
+        contestants = _contestants(config, options, evaluated, weights, say)
+        entries = [
+            _enter(config, options, evaluated, weights, contestant, run_log, run, say)
+            for contestant in contestants
+        ]
+        rows, tracks = zip(*entries, strict=True)
+        with _Step(say, "overlay video") as step:
+            video = overlay(evaluated, tracks[0], BENCHMARKS[config.data.benchmark].classes)
+            step.done(video)
+        run.log_files({"config.json": json.dumps(config_to_dict(config), indent=1).encode()})
+        run.log_files({"overlay.mp4": video if "://" in video else Path(video)})
+    return Outcome(
+        rows=rows,
+        artefacts={
+            "frames": evaluated,
+            "weights": weights,
+            "detections": contestants[0].detections,
+            "tracks": tracks[0],
+        },
+        overlay=video,
+        how_to_view=run_log.how_to_view(config.data.dataset, config.data.evaluation_split),
+    )
+
+
+def _ingest_splits(config: ExperimentConfig, options: RunOptions, say: Say) -> dict[str, Artefact]:
+    """Frames of the evaluation split and, where there will be training, of the training splits."""
+    splits = [config.data.evaluation_split]
+    if options.weights is None:
+        splits = [*config.data.train_splits, *splits]
+    benchmark = BENCHMARKS[config.data.benchmark]
+    frames = {}
+    for split in splits:
+        with _Step(say, f"ingest {split}") as step:
+            try:
+                artefact = ingest(
+                    benchmark,
+                    options.data_root,
+                    split,
+                    config.data,
+                    options.output_root,
+                    strict=options.strict,
+                )
+            except NothingFoundError:
+                if split not in config.data.train_splits[1:]:
+                    raise
+                step.done(f"not under {options.data_root}, left out")
+                continue
+            details = artefact.details()
+            step.done(
+                f"{len(artefact.sequences())} sequences, {details['num_frames']} frames, "
+                f"{len(details['problems'])} problems",
+                artefact,
+            )
+            frames[split] = artefact
+    return frames
+
+
+def _obtain_weights(
+    config: ExperimentConfig,
+    options: RunOptions,
+    frames: Mapping[str, Artefact],
+    run: "ProcessRun",
+    say: Say,
+) -> Artefact:
+    if options.weights is not None:
+        with _Step(say, "weights") as step:
+            weights = adopt_weights(options.weights, options.output_root, config.data.dataset)
+            step.done(str(options.weights), weights)
+        return weights
+    validation = frames[config.data.evaluation_split]
+    with _Step(say, "train") as step:
+        weights = train(
+            [frames[split] for split in config.data.train_splits if split in frames],
+            config.model,
+            config.train,
+            num_workers=options.num_workers,
+            gpus_per_worker=options.gpus_per_worker,
+            init_weights=options.init_weights,
+            validation=validation,
+            score_epoch=EpochScorer(
+                frames=validation,
+                benchmark=config.data.benchmark,
+                num_sequences=config.train.validation_sequences,
+                infer=config.infer,
+                association=config.association,
+                evaluation=config.evaluation,
+            ),
+            on_metrics=run.log_metrics,
+        )
+        details = weights.details()
+        step.done(f"{details['steps']} steps, {details['pairs']} pairs an epoch", weights)
+    return weights
+
+
+def _contestants(
+    config: ExperimentConfig,
+    options: RunOptions,
+    frames: Artefact,
+    weights: Artefact,
+    say: Say,
+) -> list[_Contestant]:
+    """The model, and the two rows that say how good it is: simplest association, perfect boxes."""
+    detections = {}
+    for boxes in ("detector", "truth"):
+        with _Step(say, "infer" if boxes == "detector" else "embed truth") as step:
+            detections[boxes] = infer(
+                frames,
+                weights,
+                config.infer,
+                boxes=boxes,
+                num_workers=options.num_workers,
+                num_gpus=options.gpus_per_worker,
+            )
+            found = detections[boxes]
+            step.done(f"{found.details()['num_detections']} boxes", found)
+    return [
+        _Contestant(
+            kind="model",
+            title=config.recipe,
+            detections=detections["detector"],
+            association=config.association,
+            detection_source="own detector",
+            notes=options.notes,
+        ),
+        _Contestant(
+            kind="baseline",
+            title=f"{config.recipe}, overlap only",
+            detections=detections["detector"],
+            association=overlap_baseline(config.association),
+            detection_source="own detector",
+            notes=_join_notes("the same detections joined by overlap only", options.notes),
+        ),
+        _Contestant(
+            kind="bound",
+            title=f"{config.recipe}, true boxes",
+            detections=detections["truth"],
+            association=config.association,
+            detection_source="ground truth",
+            notes=_join_notes("ground-truth boxes: a bound, not a tracker", options.notes),
+        ),
+    ]
+
+
+def overlap_baseline(association: AssociationConfig) -> OverlapConfig:
+    """Association by overlap alone, with the scores at which the tracker starts and keeps tracks.
+
+    >>> from models.qdtrack.association import TrackerConfig
+    >>> overlap_baseline(TrackerConfig(init_score_thr=0.7)).init_score_thr
+    0.7
+    """
+    return OverlapConfig(
+        init_score_thr=association.init_score_thr, obj_score_thr=association.obj_score_thr
+    )
+
+
+def _enter(
+    config: ExperimentConfig,
+    options: RunOptions,
+    frames: Artefact,
+    weights: Artefact,
+    contestant: _Contestant,
+    run_log: "RunLog",
+    run: "ProcessRun",
+    say: Say,
+) -> tuple[ResultRow, Artefact]:
+    """Associate and score one contestant, and write its row."""
+    with _Step(say, f"track and score, {contestant.kind}") as step:
+        tracks = associate(
+            contestant.detections, contestant.association, num_workers=options.num_workers
+        )
+        scores = score(frames, tracks, config.evaluation, num_workers=options.num_workers)
+        report = read_report(scores)
+        metrics: dict[str, Number] = headline_numbers(report.metrics)
+        if contestant.kind != "bound":
+            metrics |= _box_ap(config, frames, contestant.detections)
+        step.done(f"MOTA {metrics['MOTA']:.1f}, IDF1 {metrics['IDF1']:.1f}", scores)
+    settings = config_to_dict(contestant.association)
+    kind = settings.pop("kind")
+    row = ResultRow(
+        benchmark=config.data.dataset,
+        split=config.data.evaluation_split,
+        truth=_describe_truth(frames),
+        protocol=report.evaluator["protocol"],
+        name=contestant.title,
+        kind=contestant.kind,
+        fingerprint=fingerprint("row", 1, {"kind": contestant.kind}, [scores.fingerprint]),
+        recipe=config.recipe,
+        weights=f"{weights.split} {weights.fingerprint}",
+        detections=contestant.detection_source,
+        tracker=f"{kind} ({', '.join(f'{k}={v}' for k, v in settings.items())})",
+        evaluator=", ".join(f"{k} {v}" for k, v in report.evaluator.items()),
+        revision=run.provenance.revision,
+        source_digest=run.provenance.source_digest,
+        hardware=run.provenance.hardware,
+        date=run.provenance.date,
+        metrics=metrics,
+        per_class=report.metrics,
+        per_sequence=report.sequences,
+        hota_curves=report.curves["OVERALL"],
+        loss_curves=_loss_curves(weights),
+        process_run_id=run.run_id,
+        notes=contestant.notes,
+    )
+    with model_file(weights) as path:
+        run_log.log_result(
+            row,
+            inputs={config.data.evaluation_split: frames},
+            files={MODEL_FILE: path, "tracks": tracks.folder},
+        )
+    return row, tracks
+
+
+def _box_ap(
+    config: ExperimentConfig, frames: Artefact, detections: Artefact
+) -> dict[str, float | None]:
+    items = {
+        name: (read_annotations(frames.part(name)), read_detections(detections.part(name)))
+        for name in frames.sequences()
+    }
+    classes = BENCHMARKS[config.data.benchmark].classes
+    scores = box_average_precision(items, classes)
+    return {name: scores[name] for name in ("AP", "AP50", "AP75")}
+
+
+def _describe_truth(frames: Artefact) -> str:
+    num_frames = frames.details()["num_frames"]
+    return f"{len(frames.sequences())} sequences, {num_frames} frames ({frames.fingerprint})"
+
+
+def _loss_curves(weights: Artefact) -> dict[str, list[tuple[float, float]]]:
+    """Losses by step, where this project trained the weights."""
+    if HISTORY_PART not in weights.part_names():
+        return {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for step, metrics in read_history(weights):
+        for name in ("rpn_cls", "rpn_bbox", "cls", "bbox", "track", "track_aux", "total"):
+            if name in metrics:
+                curves.setdefault(name, []).append((step, metrics[name]))
+    return curves
+
+
+def _join_notes(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+class _Step:
+    """One line when a step is done: how long it took, or that it found its result there."""
+
+    def __init__(self, say: Say, label: str) -> None:
+        self._say = say
+        self._label = label
+        self._started = time.time()
+        self._took = ""
+        self._note = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def done(self, note: str, artefact: Artefact | None = None) -> None:
+        """What came out; the artefact's own time tells whether it was made now."""
+        is_reused = artefact is not None and artefact.finished_at() < self._started
+        self._took = "reused" if is_reused else f"{time.time() - self._started:.1f} s"
+        self._note = note
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._say(f"{self._label:28}{self._took:>9}   {self._note}".rstrip())
