@@ -80,11 +80,11 @@ class EvaluationReport:
     """The scores of one result on one set of sequences."""
 
     metrics: Mapping[str, Numbers]
-    """Table over all sequences: row, then metric."""
+    """Table over all sequences: row, then metric; the last row is the summary."""
     sequences: Mapping[str, Mapping[str, Numbers]]
     """One table for every sequence, by name."""
     curves: Mapping[str, Mapping[str, tuple[float, ...]]]
-    """HOTA, DetA, AssA and LocA of each row over the thresholds `ALPHAS`, in percent."""
+    """HOTA, DetA, AssA and LocA of each row over the 19 thresholds 0.05 ... 0.95, in percent."""
     evaluator: Mapping[str, str]
     """Rules, and the versions that applied them."""
 
