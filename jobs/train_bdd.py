@@ -79,8 +79,7 @@ def _print_outcome(outcome: "Outcome", root: str) -> None:
     from pipeline.leaderboard_formats import format_text
 
     print()
-    for board in rank(outcome.rows):
-        print(format_text(board))
+    print(format_text(rank(outcome.rows)))
     print()
     for stage, artefact in outcome.artefacts.items():
         print(f"{stage:14}{artefact.folder}")

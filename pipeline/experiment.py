@@ -176,7 +176,7 @@ def _obtain_weights(
             [frames[split] for split in config.data.train_splits if split in frames],
             config.model,
             config.train,
-            num_workers=options.num_workers,
+            num_workers=_training_workers(config.train.pairs_per_step, options.num_workers),
             gpus_per_worker=options.gpus_per_worker,
             init_weights=options.init_weights,
             validation=validation,
@@ -193,6 +193,11 @@ def _obtain_weights(
         details = weights.details()
         step.done(f"{details['steps']} steps, {details['pairs']} pairs an epoch", weights)
     return weights
+
+
+def _training_workers(pairs_per_step: int, num_workers: int) -> int:
+    """As many workers as there are, but so that each gets the same number of pairs a step."""
+    return max(n for n in range(1, num_workers + 1) if pairs_per_step % n == 0)
 
 
 def _contestants(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -325,6 +326,7 @@ class Artefact:
             "fingerprint": self.fingerprint,
             "sequences": sorted(sequences),
             "details": dict(details),
+            "finished_at": time.time(),
         }
         _write_json(join_location(self.folder, MANIFEST), content)
 
