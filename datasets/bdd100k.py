@@ -114,7 +114,7 @@ def read_annotations(source: SequenceSource) -> tuple[SequenceTruth, list[Proble
     path = Path(source.labels)
     reporter = Reporter(strict=False)
     if source.is_still:
-        frames = [_still_frame(source, path)]
+        frames = [_still_frame(source, path, reporter)]
     else:
         groups = group_by_sequence(frames_of(read_json(path), path), path)
         for other in sorted(groups.keys() - {source.name}):
@@ -314,7 +314,7 @@ def _report_names(names: Iterable[str], what: str, reporter: Reporter) -> None:
         reporter.report(f"{NAME} stills", f"{len(found)} {what} ({first} ...): left out")
 
 
-def _still_frame(source: SequenceSource, path: Path) -> LabelFrame:
+def _still_frame(source: SequenceSource, path: Path, reporter: Reporter) -> LabelFrame:
     offset, length = source.options["label_offset"], source.options["label_length"]
     frame = read_record(path, offset, length)
     name = Path(source.images[0]).name
@@ -324,10 +324,11 @@ def _still_frame(source: SequenceSource, path: Path) -> LabelFrame:
             f"{path}: the labels of {name} are no longer at byte {offset}; the file changed since "
             "the sequences were listed: run again"
         )
-    labels = frame.get("labels")
-    if labels is not None and not isinstance(labels, list):
-        raise ValueError(f"{path}, image {name}: labels is {labels!r}, expected a list or null")
-    return LabelFrame(0, name, labels or [])
+    labels = frame.get("labels") or []
+    if not isinstance(labels, list):
+        reporter.report(f"{path}, image {name}", f"labels is {labels!r}, expected a list or null")
+        labels = []
+    return LabelFrame(0, name, labels)
 
 
 def _number_frames(

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 _CHUNK_BYTES: Final = 1 << 20
 _LARGEST_RECORD_BYTES: Final = 1 << 26
 _SPACE: Final = " \t\r\n"
+_BEHIND_VALUE: Final = frozenset(",:]}" + _SPACE)
 _DECODER: Final = json.JSONDecoder()
 
 
@@ -104,24 +105,23 @@ class _Window:
     def value(self) -> Any:
         """Parse and step over one JSON value."""
         self.peek()
+        value, end, is_rest = None, 0, False
         while True:
+            problem = ""
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
-                complete = end < len(self._text)
             except json.JSONDecodeError as error:
-                problem, complete = str(error), False
+                problem = str(error)
             except (ValueError, RecursionError) as error:
                 raise self.error(str(error)) from error
-            else:
-                problem = ""
-            # A number may go on behind the window, anything else may be cut.
-            if not complete:
-                if self._grow():
-                    continue
-                if problem:
-                    raise self.error(f"not valid JSON ({problem})")
-            text, self._at = self._text[self._at : end], end
-            return value if text.isascii() else json.loads(text.encode("latin-1"))
+            if is_rest or (not problem and self._text[end : end + 1] in _BEHIND_VALUE):
+                break
+            # Cut by the window's end, as far as one can tell: "1." may go on as 1.5.
+            is_rest = not self._grow()
+        if problem:
+            raise self.error(f"not valid JSON ({problem})")
+        text, self._at = self._text[self._at : end], end
+        return value if text.isascii() else json.loads(text.encode("latin-1"))
 
     def _grow(self) -> bool:
         """Forget what was stepped over and append more; False at the end of the file."""

@@ -206,10 +206,11 @@ def annotations_of(
     """
     rows = _read_rows(frames, categories, where, reporter, dropped_categories)
     boxes, good = _exclusive_boxes(rows, where, reporter)
-    numbers = {name: i for i, name in enumerate(sorted(set(rows.source_id)))}
+    usable = {name for name, is_good in zip(rows.source_id, good, strict=True) if is_good}
+    numbers = {name: i for i, name in enumerate(sorted(usable))}
     annotations = Annotations(
         frame_index=np.array(rows.frame_index, np.int32),
-        identity=np.array([numbers[name] for name in rows.source_id], np.int64),
+        identity=np.array([numbers.get(name, -1) for name in rows.source_id], np.int64),
         identity_source=tuple(rows.source_id),
         category=tuple(rows.category),
         class_index=np.array(rows.class_index, np.int16),
