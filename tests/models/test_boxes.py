@@ -300,16 +300,31 @@ def test_equal_scores_keep_row_order_across_groups() -> None:
     assert found.tolist() == [0, 1, 2, 3]
 
 
+def near_threshold_pairs(count: int, seed: int) -> Tensor:
+    """Small boxes far apart, each with a partner whose overlap is a rounding away from 1/2."""
+    draw = np.random.default_rng(seed)
+    cells = draw.permutation(40 * 40)[:count]
+    corners = np.stack([cells % 40, cells // 40], axis=1) * 32 + draw.uniform(0, 9, (count, 2))
+    sizes = draw.uniform(1, 3, (count, 2))
+    half = sizes * [1, 0.5] + draw.uniform(-1e-4, 1e-4, (count, 2)) * [0, 1]
+    boxes = np.concatenate([np.hstack([corners, corners + size]) for size in (sizes, half)])
+    return torch.tensor(boxes, dtype=torch.float32)
+
+
 def test_shifted_groups_decide_as_one_pass_over_all_of_them() -> None:
     """mmcv shifts and then compares all boxes at once; we compare within groups only."""
+    num_changed = 0
     for seed in range(10):
-        boxes = random_boxes(400, seed, extent=1280).clamp(max=1280)
+        boxes = near_threshold_pairs(200, seed)
         draw = torch.Generator().manual_seed(seed)
         scores = torch.rand(400, generator=draw)
-        groups = torch.randint(0, 8, (400,), generator=draw)
-        shifted = boxes + groups[:, None] * (boxes.max() + 1)
-        found = suppress(boxes, scores, groups, iou_threshold=0.3, offset_groups=True)
-        assert found.tolist() == nms(shifted, scores, 0.3).tolist()
+        groups = torch.randint(0, 8, (200,), generator=draw).repeat(2)
+        shifted = boxes + (groups * (boxes.max() + 1))[:, None]
+        found = suppress(boxes, scores, groups, iou_threshold=0.5, offset_groups=True).tolist()
+        assert found == nms(shifted, scores, 0.5).tolist()
+        plain = suppress(boxes, scores, groups, iou_threshold=0.5, offset_groups=False).tolist()
+        num_changed += found != plain
+    assert num_changed == 10  # the shift's rounding decides somewhere every time
 
 
 # Overlap exactly 1/2 where they lie; shifted by 7 * 1281 their edges round to 1/1024 of a pixel.

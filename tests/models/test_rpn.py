@@ -189,6 +189,17 @@ def test_channels_are_flattened_by_row_column_and_anchor() -> None:
     assert centre.tolist() == [4.0, 4.0]  # row 1, column 1
 
 
+def test_anchors_lie_nominal_strides_apart_on_levels_of_rounded_size() -> None:
+    """Height 736 has 12 rows of stride 64, width 1270 has 20 columns: not 736 / 12 apart."""
+    network = RegionProposalNetwork(2, MMDET)
+    sizes = [(184, 318), (92, 159), (46, 80), (23, 40), (12, 20)]
+    output = network([torch.zeros(1, 2, *size) for size in sizes])
+    for anchors, (rows, columns), stride in zip(output.anchors, sizes, STRIDES, strict=True):
+        last = anchors[-2]  # the square of the last cell
+        centre = [(last[0] + last[2]) / 2, (last[1] + last[3]) / 2]
+        assert centre == [stride * (columns - 1), stride * (rows - 1)]
+
+
 def slow_losses(
     output: RpnOutput, sizes: Tensor, targets: list[Target], config: RpnConfig
 ) -> dict[str, float]:
