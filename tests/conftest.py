@@ -3,10 +3,14 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pipeline.leaderboard import ResultRow
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -37,7 +41,7 @@ def ray_session() -> Iterator[None]:
     from pipeline.cluster import quiet_ray_data
 
     # Short: Unix socket paths are limited to 107 bytes.
-    folder = tempfile.mkdtemp(prefix="q", dir="/tmp")  # noqa: S108
+    folder = tempfile.mkdtemp(prefix="q", dir="/tmp")
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -50,3 +54,55 @@ def ray_session() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def make_row() -> "Callable[..., ResultRow]":
+    """Rows of a leaderboard: a name, and whatever is to differ from the usual."""
+    from pipeline.leaderboard import ResultRow
+
+    def make(name: str, **changes: Any) -> ResultRow:
+        usual: dict[str, Any] = {
+            "benchmark": "bdd100k",
+            "split": "val",
+            "truth": "2 sequences, 40 frames (3fa9c0de12ab34cd)",
+            "protocol": "bdd100k",
+            "name": name,
+            "kind": "model",
+            "fingerprint": name.encode().hex(),
+            "recipe": "qdtrack_frcnn_r18_synthetic",
+            "weights": "trained here (a1b2c3d4e5f60718)",
+            "detections": "own detector",
+            "tracker": "quasi_dense: init_score_thr 0.7",
+            "evaluator": "bdd100k rules, trackeval 1.3.0, quasar 0.1.0",
+            "revision": "0" * 40,
+            "source_digest": "105b1af206866fa9",
+            "hardware": "2 cores of a processor, 24 GiB",
+            "date": "2026-11-21T07:28:58+00:00",
+            "metrics": {"mMOTA": 24.3, "mIDF1": 32.2, "MOTA": 64.2, "FP": 126},
+        }
+        return ResultRow(**{**usual, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def full_row(make_row: "Callable[..., ResultRow]") -> "ResultRow":
+    """A row with everything that a row can have."""
+    table = {
+        "car": {"MOTA": 70.5, "MOTP": 88.0, "FP": 100},
+        "bus": {"MOTA": 0.0, "MOTP": float("nan"), "FP": 26},
+        "AVERAGE": {"MOTA": 24.324205, "MOTP": 44.0, "FP": 126},
+        "OVERALL": {"MOTA": 64.2, "MOTP": 87.2, "FP": 126},
+    }
+    curve = [70.0 - 3.0 * index for index in range(19)]
+    return make_row(
+        "QDTrack, all of it",
+        metrics={"mMOTA": 24.324205123, "MOTA": 64.2, "MOTP": float("nan"), "FP": 126},
+        per_class=table,
+        per_sequence={"b1c66a42-6f7d68ca": table, "b251064f-4696b75e": table},
+        hota_curves={"HOTA": curve, "DetA": curve, "AssA": [*curve[:18], None]},
+        loss_curves={"total": [(step, 4.0 / (step + 1)) for step in range(500)]},
+        process_run_id="f" * 32,
+        notes="synthetic data",
+    )

@@ -1,0 +1,234 @@
+"""Rows of a leaderboard, and who is ahead: rows are only compared where they may be.
+
+A row is one result: detections joined by one tracker, scored by one protocol on one truth. A
+leaderboard ranks the rows of one benchmark and split that were scored by the same rules against the
+same truth, by the benchmark's own metric.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal, Self
+
+Kind = Literal["model", "baseline", "bound"]
+Number = int | float | None
+Table = Mapping[str, Mapping[str, Number]]
+"""Row, then metric."""
+
+RANKING: Final[Mapping[str, tuple[str, ...]]] = {
+    "bdd100k": ("mMOTA", "mIDF1"),
+    "mot15": ("HOTA", "MOTA", "IDF1"),
+    "mot17": ("HOTA", "MOTA", "IDF1"),
+    "mot20": ("HOTA", "MOTA", "IDF1"),
+}
+"""Metrics that decide by protocol, the later ones among equals; more is better in all of them."""
+
+COUNTS: Final = frozenset({"FP", "FN", "IDSw", "MT", "PT", "ML", "FM", "Frag"})
+"""Metrics that are whole numbers; all others are percentages."""
+LESS_IS_BETTER: Final = frozenset({"FP", "FN", "IDSw", "PT", "ML", "FM", "Frag"})
+
+_COLUMNS: Final = (
+    *("mMOTA", "mIDF1", "mHOTA", "HOTA", "MOTA", "IDF1", "DetA", "AssA", "AP"),
+    *("IDSw", "FP", "FN", "MOTP", "MT", "PT", "ML", "FM", "Frag"),
+)
+_SUMMARY_ROW: Final = "OVERALL"
+_AVERAGE_ROW: Final = "AVERAGE"
+_AVERAGED: Final = ("MOTA", "IDF1", "HOTA")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One result and everything that must be stated with it. Numbers that are not finite are None.
+
+    Empty text means that the maker of the row did not say.
+    """
+
+    benchmark: str
+    """Name of the leaderboard's data: a benchmark, or the name of a subset or a synthetic set."""
+    split: str
+    truth: str
+    """What exactly it was scored against, such as "200 sequences, 39973 frames (3fa9c0de12ab34cd)".
+    Rows with another truth are on another leaderboard."""
+    protocol: str
+    """Rules of scoring; the first word is a key of `RANKING`."""
+    name: str
+    """Title of the row."""
+    kind: Kind
+    """A model, a baseline beside it, or a bound: something that no tracker could do (true boxes),
+    shown without a rank."""
+    fingerprint: str
+    """Of detections, tracker, protocol and truth together: the same result, the same row."""
+    recipe: str
+    weights: str
+    detections: str
+    """Where the boxes come from."""
+    tracker: str
+    """Kind of association and its settings in short."""
+    evaluator: str
+    """Name and versions of what counted."""
+    revision: str
+    source_digest: str
+    hardware: str
+    date: str
+    """UTC, ISO 8601."""
+    metrics: Mapping[str, Number]
+    """Headline numbers, see `headline_numbers`; percentages are 0 to 100."""
+    per_class: Table = field(default_factory=dict)
+    """Class (or group of classes), then metric."""
+    per_sequence: Mapping[str, Table] = field(default_factory=dict)
+    """Sequence, class, then metric."""
+    hota_curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """HOTA, DetA and AssA at the 19 thresholds 0.05, 0.10 ... 0.95, in percent."""
+    loss_curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """Name of a training loss to its (step, value) pairs, where the training is known."""
+    process_run_id: str = ""
+    """MLflow id of the run that made the row."""
+    notes: str = ""
+    """What a reader has to know ("synthetic data")."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("model", "baseline", "bound"):
+            raise ValueError(f"kind is {self.kind!r}, expected model, baseline or bound")
+        if not self.fingerprint.isalnum():
+            raise ValueError(
+                f"fingerprint is {self.fingerprint!r}, expected letters and digits as "
+                "pipeline.store.fingerprint makes them"
+            )
+        for name in ("benchmark", "split", "name", "protocol"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} of a result row is empty; expected some text")
+        for name in ("metrics", "per_class", "per_sequence", "hota_curves", "loss_curves"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+
+    @property
+    def summary_row(self) -> str:
+        """Key of the row of `per_class` that covers all classes."""
+        return _summary_row(self.per_class)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read back what `to_dict` made; fields that this version does not know are left out."""
+        known = {entry.name for entry in fields(cls)}
+        return cls(**{name: value for name, value in content.items() if name in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row in its place."""
+
+    rank: int | None
+    """From 1, equal for equals; None for bounds, which stand where their score puts them."""
+    row: ResultRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard:
+    """Rows that may be compared, best first."""
+
+    benchmark: str
+    split: str
+    protocol: str
+    truth: str
+    ranked_by: tuple[str, ...]
+    metrics: tuple[str, ...]
+    """All metrics that any row has, the deciding ones first."""
+    entries: tuple[Entry, ...]
+
+    @property
+    def title(self) -> str:
+        """Benchmark and split."""
+        return f"{self.benchmark} / {self.split}"
+
+    @property
+    def rules(self) -> str:
+        """Under which conditions the rows were compared, in one sentence."""
+        ranked = ", then ".join(self.ranked_by)
+        return f"{self.protocol} rules, ranked by {ranked}; truth: {self.truth or 'not stated'}"
+
+
+def headline_numbers(table: Table) -> dict[str, Number]:
+    """The numbers that stand for a result: its summary row, and its class averages as mMOTA etc.
+
+    Args:
+        table: class, then metric, as the evaluation reports it: with the rows "OVERALL" and
+            "AVERAGE", or a single row.
+
+    >>> headline_numbers({"AVERAGE": {"MOTA": 30.0}, "OVERALL": {"MOTA": 50.0, "FP": 3}})
+    {'mMOTA': 30.0, 'MOTA': 50.0, 'FP': 3}
+    """
+    average = table.get(_AVERAGE_ROW, {})
+    averages = {f"m{name}": average[name] for name in _AVERAGED if name in average}
+    return {**averages, **table.get(_summary_row(table), {})}
+
+
+def rank(rows: Iterable[ResultRow]) -> list[Leaderboard]:
+    """Leaderboards of all rows, by benchmark, split, protocol and truth; none for no rows.
+
+    Rows without a value of the deciding metric come last; equal rows share a rank.
+    """
+    groups: dict[tuple[str, str, str, str], list[ResultRow]] = {}
+    for row in rows:
+        key = (row.benchmark, row.split, row.protocol, row.truth)
+        groups.setdefault(key, []).append(row)
+    return [_make_leaderboard(key, groups[key]) for key in sorted(groups)]
+
+
+def ranking_metrics(protocol: str) -> tuple[str, ...]:
+    """Metrics that decide under these rules.
+
+    >>> ranking_metrics("bdd100k (stock boxes)")
+    ('mMOTA', 'mIDF1')
+    """
+    return RANKING.get(protocol.split()[0], ("HOTA", "MOTA", "IDF1"))
+
+
+def format_number(metric: str, value: Number) -> str:
+    """A number as tables show it: counts whole, percentages to two decimals, a dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if metric in COUNTS else f"{value:.2f}"
+
+
+def _make_leaderboard(key: tuple[str, str, str, str], rows: list[ResultRow]) -> Leaderboard:
+    benchmark, split, protocol, truth = key
+    ranked_by = ranking_metrics(protocol)
+
+    def score(row: ResultRow) -> tuple[float, ...]:
+        values = (row.metrics.get(name) for name in ranked_by)
+        return tuple(math.inf if value is None else -value for value in values)
+
+    ordered = sorted(rows, key=lambda row: (score(row), row.name, row.fingerprint))
+    contestants = [score(row) for row in ordered if row.kind != "bound"]
+    present = {name for row in rows for name in row.metrics}
+    columns = dict.fromkeys((*ranked_by, *_COLUMNS, *sorted(present)))
+    return Leaderboard(
+        benchmark=benchmark,
+        split=split,
+        protocol=protocol,
+        truth=truth,
+        ranked_by=ranked_by,
+        metrics=tuple(name for name in columns if name in present),
+        entries=tuple(
+            Entry(rank=None if row.kind == "bound" else 1 + contestants.index(score(row)), row=row)
+            for row in ordered
+        ),
+    )
+
+
+def _summary_row(table: Table) -> str:
+    return _SUMMARY_ROW if _SUMMARY_ROW in table or not table else list(table)[-1]
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, tuples and numbers that JSON can hold and that compare by value."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_plain(entry) for entry in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
