@@ -1,9 +1,49 @@
 """Training: Ray Train over pairs that Ray Data streams, ending in a weights artefact."""
 
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from datasets.transforms import AugmentConfig
-from models.qdtrack.config import OptimizerConfig
+from models.config_io import config_to_dict
+from models.qdtrack.config import OptimizerConfig, QDTrackConfig
+from pipeline.model_store import MODEL_PART, STAGE
+from pipeline.progress import Progress
+from pipeline.store import Artefact, fingerprint, join_location, open_filesystem
+
+if TYPE_CHECKING:
+    from models.qdtrack.model import QDTrack
+    from pipeline.training_input import TrainingSet
+    from pipeline.training_worker import TrainingJob
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = 1
+"""Raised when the code changes what is trained."""
+
+HISTORY_PART: Final = "history"
+HISTORY_FILE: Final = "history.parquet"
+"""One row per optimiser step, one column per metric, null where a step has none."""
+
+RANDOM_BACKBONE: Final = "random"
+
+OnMetrics = Callable[[int, dict[str, float]], None]
+"""Takes the optimiser steps done and the metrics of the last of them."""
+
+EpochScore = Callable[["QDTrack", int], dict[str, float]]
+"""(model, epoch) -> metrics; picklable, runs on the worker of rank 0 after every epoch."""
+
+_CHECKPOINTS_FOLDER: Final = "checkpoints"
+_SNAPSHOT_FILE: Final = "checkpoint_manager_snapshot.json"
+_MAX_FAILURES: Final = 3
+_CPUS_PER_WORKER: Final = 0.5
+"""Half of one, so that two workers on two CPUs leave room for small tasks of others."""
+_POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +86,280 @@ class TrainConfig:
             value = getattr(self, name)
             if value < low:
                 raise ValueError(f"train.{name} is {value}, expected at least {low}")
+
+
+def weights_artefact(
+    frames: Sequence[Artefact],
+    model_config: QDTrackConfig,
+    train_config: TrainConfig,
+    init_weights: str | None = None,
+) -> Artefact:
+    """Where a training keeps its weights; the same for any number of workers.
+
+    Args:
+        frames: what is trained on.
+        model_config: of the network.
+        train_config: what only looks at the model while it trains does not count.
+        init_weights: see `train`.
+    """
+    settings: dict[str, Any] = {
+        "model": config_to_dict(model_config),
+        "train": config_to_dict(train_config),
+        "init_weights": _digest(init_weights) if init_weights else None,
+    }
+    for name in ("validation_pairs", "validation_sequences"):
+        del settings["train"][name]
+    return Artefact(
+        root=frames[0].root,
+        stage=STAGE,
+        dataset=frames[0].dataset,
+        split="+".join(artefact.split for artefact in frames),
+        fingerprint=fingerprint(STAGE, VERSION, settings, [a.fingerprint for a in frames]),
+    )
+
+
+def train(
+    frames: Sequence[Artefact],
+    model_config: QDTrackConfig,
+    train_config: TrainConfig,
+    *,
+    num_workers: int = 1,
+    gpus_per_worker: float = 0.0,
+    init_weights: str | None = None,
+    validation: Artefact | None = None,
+    score_epoch: EpochScore | None = None,
+    on_metrics: OnMetrics | None = None,
+    checkpoint_every: int = 500,
+) -> Artefact:
+    """Train, or go on with a training that was stopped; Ray must be connected.
+
+    A training that was stopped, or whose workers were killed, takes up its newest checkpoint: the
+    same number of optimiser steps in all, every planned pair once, and on CPUs with as many workers
+    the same weights bit for bit. With another number of workers the pairs of each step stay the
+    same, but random samples within images differ.
+
+    Args:
+        frames: finished artefacts of ingest: video sequences, stills, or both.
+        model_config: of the network.
+        train_config: of the training.
+        num_workers: must divide `pairs_per_step`.
+        gpus_per_worker: 0 trains on CPUs, one thread per worker.
+        init_weights: a weights file of ours to start from; its config must be `model_config`.
+        validation: artefact whose losses are computed after every epoch.
+        score_epoch: whatever else there is to measure after every epoch.
+        on_metrics: called in this process for every step once, in order. After a restart of the
+            job it is called for the steps before as well.
+        checkpoint_every: steps between checkpoints; there is one after every epoch, too.
+
+    Returns:
+        The finished artefact: weights of the last step, and their history.
+
+    Raises:
+        ValueError: a config that does not fit the data, the workers or the initial weights.
+        TrainingError: training cannot go on: a loss that is not finite, a frame that cannot be
+            decoded, workers that died more than three times.
+    """
+    if train_config.pairs_per_step % num_workers:
+        raise ValueError(
+            f"train.pairs_per_step is {train_config.pairs_per_step}, which does not divide over "
+            f"{num_workers} workers; choose a multiple of their number"
+        )
+    output = weights_artefact(frames, model_config, train_config, init_weights)
+    if output.manifest() is not None:
+        return output
+    import ray
+
+    from pipeline.training_input import read_training_set
+    from pipeline.training_worker import TrainingJob, start_collector
+
+    def read(artefacts: Sequence[Artefact]) -> "TrainingSet":
+        return read_training_set(
+            artefacts, model_config.classes, scope=train_config.scope, window=train_config.window
+        )
+
+    training_set = read(frames)
+    steps_per_epoch = _plan_first_epoch(training_set, train_config)
+    validation_set = read([validation]) if validation and train_config.validation_pairs else None
+    job = TrainingJob(
+        model_config=model_config,
+        train_config=train_config,
+        training_set=ray.put(training_set),
+        validation_set=ray.put(validation_set),
+        initial_state=ray.put(initial_model(model_config, train_config, init_weights).state_dict()),
+        steps_per_epoch=steps_per_epoch,
+        checkpoint_every=checkpoint_every,
+        checkpoints=join_location(output.root, _CHECKPOINTS_FOLDER, output.fingerprint),
+        output=output,
+        score_epoch=score_epoch,
+        collector=start_collector(),
+    )
+    _fit(job, num_workers, gpus_per_worker, on_metrics)
+    inputs = {artefact.split: artefact.fingerprint for artefact in frames}
+    details = {
+        "origin": "quasar",
+        "model": config_to_dict(model_config),
+        "train": config_to_dict(train_config),
+        "inputs": inputs,
+        "steps": steps_per_epoch * train_config.optimizer.epochs,
+        "num_workers": num_workers,
+        "pairs": len(training_set.index),
+        "frames_without_boxes": training_set.index.num_without_boxes,
+        "frames_without_reference": training_set.index.num_without_reference,
+    }
+    output.finish([MODEL_PART], details)
+    return output
+
+
+def read_history(weights: Artefact) -> list[tuple[int, dict[str, float]]]:
+    """Metrics of a finished training by optimiser step, in order."""
+    table = weights.part(HISTORY_PART).read_parquet(HISTORY_FILE)
+    return [
+        (row.pop("step"), {name: value for name, value in row.items() if value is not None})
+        for row in table.to_pylist()
+    ]
+
+
+def initial_model(
+    model_config: QDTrackConfig, train_config: TrainConfig, init_weights: str | None = None
+) -> "QDTrack":
+    """The network before the first step.
+
+    Args:
+        model_config: of the network.
+        train_config: its seed draws what is not loaded, its backbone weights are.
+        init_weights: a weights file of ours, which is then all that is loaded.
+
+    Raises:
+        ValueError: neither weights nor `backbone_weights` are given, or they do not fit.
+    """
+    import torch
+
+    from models.qdtrack.model import QDTrack
+    from models.weights import load_backbone_weights, load_weights
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(train_config.seed)
+        model = QDTrack(model_config)
+    if init_weights is not None:
+        loaded = load_weights(init_weights)
+        if loaded.model.config.classes != model_config.classes:
+            raise ValueError(
+                f"{init_weights} knows the classes {', '.join(loaded.model.config.classes)}, the "
+                f"config {', '.join(model_config.classes)}; they must be the same, in this order"
+            )
+        try:
+            model.load_state_dict(loaded.model.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"{init_weights} does not fit the model's config: {error}") from error
+    elif train_config.backbone_weights != RANDOM_BACKBONE:
+        load_backbone_weights(model, train_config.backbone_weights)
+    return model
+
+
+def _plan_first_epoch(training_set: "TrainingSet", config: TrainConfig) -> int:
+    """Steps of every epoch; says what is left out."""
+    from datasets.pairs import plan_epoch
+
+    index = training_set.index
+    plan = plan_epoch(
+        index,
+        seed=config.seed,
+        epoch=0,
+        pairs_per_step=config.pairs_per_step,
+        buffer=config.buffer,
+    )
+    logger.info(
+        "%d pairs an epoch in %d steps of %d, %d other ones left out each time; %d frames without "
+        "a usable box, %d that share no identity with a frame %d or fewer away",
+        *(len(index) - plan.num_left_out, plan.num_steps, config.pairs_per_step),
+        *(plan.num_left_out, index.num_without_boxes, index.num_without_reference, config.scope),
+    )
+    return plan.num_steps
+
+
+def _fit(
+    job: "TrainingJob", num_workers: int, gpus_per_worker: float, on_metrics: OnMetrics | None
+) -> None:
+    """Run Ray Train in a thread, and hand on metrics in this one."""
+    import ray
+
+    from pipeline.checkpoints import remove_old_checkpoints
+    from pipeline.training_loop import TrainingError
+
+    trainer = _trainer(job, num_workers, gpus_per_worker)
+    remove_old_checkpoints(job.checkpoints)
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # the border of a thread: raised again below
+            errors.append(error)
+
+    # In the main thread Ray Train would take Ctrl-C for itself, and keep it afterwards.
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    num_steps = job.steps_per_epoch * job.train_config.optimizer.epochs
+    with Progress("train", num_steps, "steps") as progress:
+        thread.start()
+        while thread.is_alive():
+            thread.join(_POLL_S)
+            _hand_on(job, num_workers, on_metrics, progress)
+    if errors:
+        failure = ray.get(job.collector.failure.remote())
+        raise TrainingError(failure or f"training did not finish: {errors[0]}") from errors[0]
+    remove_old_checkpoints(job.checkpoints)
+
+
+def _trainer(job: "TrainingJob", num_workers: int, gpus_per_worker: float) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pipeline.checkpoints import NUM_KEPT
+    from pipeline.training_worker import StopOnFailure, train_worker
+
+    resources = {"CPU": _CPUS_PER_WORKER}
+    if gpus_per_worker:
+        resources["GPU"] = gpus_per_worker
+    filesystem, path = open_filesystem(job.checkpoints)
+    storage, _, name = path.rpartition("/")
+    # Ray Train's own register of checkpoints is rewritten in place: a kill at that moment would
+    # break every later run of this name. Workers look at the checkpoints themselves instead.
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(f"{path}/{_SNAPSHOT_FILE}")
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=NUM_KEPT),
+            callbacks=[StopOnFailure(job.collector)],
+        ),
+    )
+
+
+def _hand_on(
+    job: "TrainingJob", num_workers: int, on_metrics: OnMetrics | None, progress: Progress
+) -> None:
+    import ray
+
+    for step, metrics in ray.get(job.collector.take.remote()):
+        if on_metrics is not None:
+            on_metrics(step, metrics)
+        unmatched = round(metrics["pairs_without_shared_identity"] * num_workers)
+        if unmatched:
+            logger.warning("step %d: %d pairs without a shared identity", step, unmatched)
+        progress.advance(note=f"loss {metrics['total']:.3f}")
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,268 @@
+"""The training loop of one worker: plain torch, with or without a process group, without Ray.
+
+What it is fed and where its checkpoints go is handed in, so the same loop runs under Ray Train, in
+one process, and under bare torch.distributed.
+"""
+
+import math
+import time
+from array import array
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import distributed, nn
+
+from models.config_io import config_to_dict
+from models.qdtrack.model import PairBatch, QDTrack
+from models.qdtrack.training import (
+    build_optimizer,
+    build_scaler,
+    learning_rate,
+    move_batch,
+    step_generator,
+    train_step,
+)
+from pipeline.train import TrainConfig
+
+CHECKPOINT_VERSION: Final = 1
+"""Raised by hand when a checkpoint holds something else."""
+
+Checkpoint = dict[str, Any]
+"""Tensors, numbers, strings and containers only, so that it loads with `weights_only=True`."""
+
+Batches = Callable[[int, int], Generator[PairBatch, None, None]]
+"""(epoch, first step of it) -> the batches of this worker from there to the end of the epoch."""
+
+
+class History:
+    """Metrics by optimiser step, kept in checkpoints so that no restart loses any."""
+
+    def __init__(self) -> None:
+        self.steps = array("q")
+        """Optimiser steps done, rising."""
+        self.columns: dict[str, array[float]] = {}
+        """One value per step, NaN where a step has none."""
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of the next step."""
+        for name in metrics.keys() - self.columns.keys():
+            self.columns[name] = array("d", [math.nan]) * len(self.steps)
+        self.steps.append(step)
+        for name, column in self.columns.items():
+            column.append(metrics.get(name, math.nan))
+
+    def rows(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Every step with the metrics that it has."""
+        for place, step in enumerate(self.steps):
+            values = {name: column[place] for name, column in self.columns.items()}
+            yield step, {name: value for name, value in values.items() if not math.isnan(value)}
+
+    def to_state(self) -> dict[str, Any]:
+        """As tensors: compact, and safe to load."""
+        columns = {
+            name: torch.tensor(values, dtype=torch.float64) for name, values in self.columns.items()
+        }
+        return {"steps": torch.tensor(self.steps), "columns": columns}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "History":
+        """Back from `to_state`."""
+        history = cls()
+        history.steps = array("q", state["steps"].tolist())
+        history.columns = {
+            name: array("d", values.tolist()) for name, values in state["columns"].items()
+        }
+        return history
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the loop tells the world; called on the worker named in each line."""
+
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, row: None
+    """Rank 0, after every step: optimiser steps done in all, and its metrics."""
+    on_checkpoint: Callable[[Checkpoint | None], None] = lambda checkpoint: None
+    """Every rank at the same steps; the checkpoint on rank 0, None on the others."""
+    on_epoch_end: Callable[[QDTrack, int], dict[str, float]] = lambda model, epoch: {}
+    """Rank 0, after every epoch: metrics of the model to add to those of the last step."""
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the message says at which step, why, and what to do."""
+
+
+def run_training(
+    model: QDTrack,
+    config: TrainConfig,
+    batches: Batches,
+    *,
+    steps_per_epoch: int,
+    device: torch.device,
+    hooks: Hooks,
+    checkpoint_every: int,
+    checkpoint: Checkpoint | None = None,
+) -> History:
+    """Train from the beginning or from a checkpoint to the end, in place.
+
+    With a process group, every rank calls this with the same model and its own batches; gradients
+    are averaged over the ranks, and so are the metrics.
+
+    Args:
+        model: with its initial weights, on any device; a checkpoint's take their place.
+        config: of the training.
+        batches: see `Batches`.
+        steps_per_epoch: optimiser steps of every epoch.
+        device: where to train.
+        hooks: see `Hooks`.
+        checkpoint_every: steps between two checkpoints; there is one at every end of epoch, too.
+        checkpoint: of a training with the same configs.
+
+    Returns:
+        Metrics of every step since the beginning; on rank 0 only.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite (nothing was updated), or the checkpoint
+            is of another training.
+    """
+    loop = _Loop(model, config, steps_per_epoch, device, hooks)
+    if checkpoint is not None:
+        loop.load(checkpoint)
+    while loop.step < loop.num_steps:
+        loop.run_epoch(batches, checkpoint_every)
+    return loop.history
+
+
+class _Loop:
+    """Everything that changes while training."""
+
+    def __init__(
+        self,
+        model: QDTrack,
+        config: TrainConfig,
+        steps_per_epoch: int,
+        device: torch.device,
+        hooks: Hooks,
+    ) -> None:
+        self.rank, self.num_workers = _rank_and_size()
+        self.model = model.to(device).train()
+        self.module = _distribute(self.model, device, self.num_workers)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
+        self.scaler = build_scaler(config.optimizer, device)
+        self.config = config
+        self.device = device
+        self.hooks = hooks
+        self.steps_per_epoch = steps_per_epoch
+        self.num_steps = steps_per_epoch * config.optimizer.epochs
+        self.step = 0
+        """Optimiser steps done."""
+        self.history = History()
+
+    def run_epoch(self, batches: Batches, checkpoint_every: int) -> None:
+        """Do what is left of the current epoch."""
+        epoch, first = divmod(self.step, self.steps_per_epoch)
+        with closing(batches(epoch, first)) as source:
+            for done in range(first + 1, self.steps_per_epoch + 1):
+                row = self._one_step(source)
+                is_last = done == self.steps_per_epoch
+                if is_last and self.rank == 0:
+                    row |= self.hooks.on_epoch_end(self.model, epoch)
+                    self.model.train()
+                if self.rank == 0:
+                    self.history.append(self.step, row)
+                    self.hooks.on_step(self.step, row)
+                if is_last or self.step % checkpoint_every == 0:
+                    self.hooks.on_checkpoint(self.save() if self.rank == 0 else None)
+
+    def save(self) -> Checkpoint:
+        """All that is needed to go on; samples of a step derive from its number."""
+        epoch, in_epoch = divmod(self.step, self.steps_per_epoch)
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "version": CHECKPOINT_VERSION,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "schedule": {"step": self.step, "steps_per_epoch": self.steps_per_epoch},
+            "position": {"epoch": epoch, "step": in_epoch},
+            "random": random,
+            "config": {
+                "model": config_to_dict(self.model.config),
+                "train": config_to_dict(self.config),
+            },
+            "history": self.history.to_state(),
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on where `save` was called."""
+        schedule = checkpoint["schedule"]
+        if schedule["steps_per_epoch"] != self.steps_per_epoch:
+            raise TrainingError(
+                f"the checkpoint is of a training with {schedule['steps_per_epoch']} steps per "
+                f"epoch, this one has {self.steps_per_epoch}; delete its run and train again"
+            )
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        torch.set_rng_state(checkpoint["random"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in checkpoint["random"]:
+            torch.cuda.set_rng_state(checkpoint["random"]["cuda"], self.device)
+        self.history = History.from_state(checkpoint["history"])
+        self.step = schedule["step"]
+
+    def _one_step(self, source: Iterator[PairBatch]) -> dict[str, float]:
+        started = time.perf_counter()
+        batch = move_batch(next(source), self.device)
+        waited = time.perf_counter() - started
+        rate = learning_rate(
+            self.step, steps_per_epoch=self.steps_per_epoch, config=self.config.optimizer
+        )
+        try:
+            values = train_step(
+                self.module,
+                batch,
+                self.optimizer,
+                self.scaler,
+                rate=rate,
+                generator=step_generator(self.config.seed, step=self.step, rank=self.rank),
+                config=self.config.optimizer,
+            )
+        except FloatingPointError as error:
+            epoch, in_epoch = divmod(self.step, self.steps_per_epoch)
+            raise TrainingError(
+                f"epoch {epoch}, step {in_epoch}, worker {self.rank}: {error}"
+            ) from error
+        self.step += 1
+        values = self._mean_over_workers(values)
+        elapsed = time.perf_counter() - started
+        return {
+            **values,
+            "learning_rate": rate,
+            "epoch": self.step / self.steps_per_epoch,
+            "pairs_per_s": self.config.pairs_per_step / elapsed,
+            "data_wait_share": waited / elapsed,
+        }
+
+    def _mean_over_workers(self, values: dict[str, float]) -> dict[str, float]:
+        if self.num_workers == 1:
+            return values
+        total = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        return dict(zip(values, (total / self.num_workers).tolist(), strict=True))
+
+
+def _rank_and_size() -> tuple[int, int]:
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _distribute(model: nn.Module, device: torch.device, num_workers: int) -> nn.Module:
+    if num_workers == 1:
+        return model
+    device_ids = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=device_ids)

@@ -1,0 +1,87 @@
+"""Windows of encoded frames for training, in the order asked for.
+
+Ray Data reads them (`stream_windows`), or this process does (`read_windows`): the same windows. No
+torch here: every Ray Data process imports this module, and would spend seconds on it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import pyarrow as pa
+
+from datasets.pairs import WindowRead
+from pipeline.frames import FrameReader
+from pipeline.store import Part
+
+Window = dict[int, bytes]
+"""Encoded frames of one `WindowRead` by frame index."""
+
+WindowReader = Callable[[Sequence[WindowRead], Sequence[Part]], Iterator[Window]]
+"""Gives the windows in the order asked for; the parts are those of all sequences."""
+
+_WINDOWS_PER_TASK: Final = 4
+"""A Ray task costs some milliseconds, a window of local frames about as many."""
+_TASKS_AT_A_TIME: Final = 2
+
+
+def read_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterator[Window]:
+    """The windows, read by this process one at a time."""
+    for read in reads:
+        frames = FrameReader(parts[read.sequence_index]).read(read.start, read.stop)
+        yield {frame.frame_index: frame.image for frame in frames}
+
+
+def stream_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterator[Window]:
+    """The windows, read by Ray Data tasks ahead of their use."""
+    import ray.data
+
+    rows = [
+        {
+            "folder": parts[read.sequence_index].folder,
+            "name": parts[read.sequence_index].name,
+            "start": read.start,
+            "stop": read.stop,
+        }
+        for read in reads
+    ]
+    num_blocks = -(-len(rows) // _WINDOWS_PER_TASK)
+    dataset = ray.data.from_items(rows, override_num_blocks=num_blocks).map_batches(
+        _read_block,
+        batch_size=None,
+        batch_format="pyarrow",
+        # Reading takes next to no CPU. A task that asked for one would wait for ever, without a
+        # word, where training workers hold them all.
+        num_cpus=0,
+        concurrency=_TASKS_AT_A_TIME,
+    )
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.enable_progress_bars = False
+    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    rows_in_order = (row for batch in batches for row in _frames_of(batch))
+    for read in reads:
+        # Blocks may be cut anywhere, but the order of frames is that of the reads.
+        window = dict(islice(rows_in_order, read.stop - read.start))
+        assert list(window) == list(range(read.start, read.stop)), (read, list(window))
+        yield window
+
+
+def _read_block(block: pa.Table) -> pa.Table:
+    """The Ray Data function: windows in, their frames out."""
+    frames = [
+        frame
+        for row in block.to_pylist()
+        for frame in FrameReader(Part(folder=row["folder"], name=row["name"])).read(
+            row["start"], row["stop"]
+        )
+    ]
+    return pa.table(
+        {
+            "frame_index": pa.array([frame.frame_index for frame in frames], pa.int32()),
+            "image": pa.array([frame.image for frame in frames], pa.binary()),
+        }
+    )
+
+
+def _frames_of(batch: pa.Table) -> Iterator[tuple[int, bytes]]:
+    return zip(batch["frame_index"].to_pylist(), batch["image"].to_pylist(), strict=True)
