@@ -89,8 +89,8 @@ def iterate_frames(
         (H, W, 3) RGB.
 
     Raises:
-        ValueError: the file cannot be read, or is cut short or broken further on; all frames that
-            can be decoded before have been given then, and the message names the last.
+        ValueError: the file cannot be read, or is cut short or broken further on; the frames before
+            have been given then, but for the last few, and the message names the last one given.
     """
     if start < 0 or step < 1:
         raise ValueError(f"start is {start} and step {step}, expected at least 0 and 1")
@@ -293,32 +293,21 @@ def _decode_from(stream: Any, place: _Place) -> Iterator[Any] | None:
 
 
 def _decode(stream: Any) -> Iterator[Any]:
-    """Frames in presentation order; when the file breaks, first those that the decoder holds.
+    """Frames in presentation order.
+
+    Where the file breaks, the few frames that the decoder still holds are lost: frames that belong
+    between them may be missing, so that nobody could tell their numbers.
 
     Raises:
         av.FFmpegError: the data cannot be decoded.
         _CutShortError: the file ends too early.
     """
-    import av
-
-    try:
-        for packet in stream.container.demux(stream):
-            if packet.is_corrupt:
-                raise _CutShortError("the file ends in the middle of a frame")
-            yield from packet.decode()
-        _check_complete(stream)
-    except (av.FFmpegError, _CutShortError):
-        yield from _flush(stream)
-        raise
-
-
-def _flush(stream: Any) -> Iterator[Any]:
-    import av
-
-    try:
-        yield from stream.codec_context.decode(None)
-    except av.FFmpegError:  # what it holds is broken as well; the caller tells of the first error
-        return
+    for packet in stream.container.demux(stream):
+        if packet.is_corrupt:
+            raise _CutShortError("the file ends in the middle of a frame")
+        if packet.size == 0:
+            _check_complete(stream)
+        yield from packet.decode()
 
 
 def _check_complete(stream: Any) -> None:
