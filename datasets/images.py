@@ -1,5 +1,7 @@
 """Encoded images: decoding, sizes from the header, and JPEG encoding.
 
+torch is imported inside the functions, so that configs which mention images load without it.
+
 Pixels are as stored: an EXIF orientation is not applied, because labels are made on stored pixels.
 """
 
@@ -7,8 +9,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision import io
 
 Image = npt.NDArray[np.uint8]
 
@@ -60,12 +60,18 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
         raise ValueError(f"an image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}, expected 1 to 100")
+    import torch
+    from torchvision import io
+
     channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     encoded: bytes = io.encode_jpeg(channels_first, quality).numpy().tobytes()
     return encoded
 
 
 def _decode_jpeg(data: bytes) -> Image:
+    import torch
+    from torchvision import io
+
     # A copy of the encoded bytes, because torch wants to own writable memory.
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
