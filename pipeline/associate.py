@@ -1,0 +1,189 @@
+"""From detections to tracks: one fresh tracker goes through the frames of one sequence."""
+
+from functools import partial
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from datasets.schema import Detections, Tracks
+from models.baselines.overlap import OverlapConfig, OverlapTracker
+from models.config_io import config_to_dict
+from models.qdtrack.association import (
+    QuasiDenseTracker,
+    TaoTracker,
+    TaoTrackerConfig,
+    TrackerConfig,
+)
+from models.tracking import Float32, Int64
+from pipeline.parallel import map_sequences
+from pipeline.store import Artefact, Part, fingerprint
+
+STAGE: Final = "tracks"
+VERSION: Final = 1
+"""Raised when the code changes an identity."""
+
+TRACKS_FILE: Final = "tracks.parquet"
+DETECTIONS_FILE: Final = "detections.arrow"
+
+AssociationConfig = TrackerConfig | TaoTrackerConfig | OverlapConfig
+"""Chosen by its field `kind`: quasi_dense, tao or overlap."""
+
+
+def associate(detections: Artefact, config: AssociationConfig, *, num_workers: int = 1) -> Artefact:
+    """Tracks of every sequence of `detections`; does only what is missing.
+
+    Args:
+        detections: finished artefact of infer.
+        config: the tracker.
+        num_workers: actors; at most 1 runs in this process. The tracks do not depend on it.
+    """
+    settings = config_to_dict(config)
+    artefact = Artefact(
+        root=detections.root,
+        stage=STAGE,
+        dataset=detections.dataset,
+        split=detections.split,
+        fingerprint=fingerprint(STAGE, VERSION, settings, [detections.fingerprint]),
+    )
+    if artefact.manifest() is not None:
+        return artefact
+    sequences = detections.sequences()
+    missing = artefact.missing(sequences)
+    map_sequences(
+        partial(_associate_part, config),
+        {name: (detections.part(name), artefact.part(name)) for name in missing},
+        num_workers=num_workers,
+        label=f"associate {detections.dataset}/{detections.split}",
+    )
+    parts = [artefact.part(name).details() for name in sequences]
+    artefact.finish(
+        sequences,
+        {
+            "association": settings,
+            "detections": detections.fingerprint,
+            "num_tracks": sum(part["num_tracks"] for part in parts),
+        },
+    )
+    return artefact
+
+
+def _associate_part(config: AssociationConfig, parts: tuple[Part, Part]) -> None:
+    source, target = parts
+    tracks = associate_sequence(read_detections(source), config)
+    with target.write() as writer:
+        writer.write_parquet(TRACKS_FILE, tracks.to_table())
+        writer.details = {
+            "num_boxes": len(tracks),
+            "num_tracks": len(np.unique(tracks.track_id)),
+        }
+
+
+def read_detections(part: Part) -> Detections:
+    """Detections of one sequence, memory-mapped where the root is local."""
+    table = part.read_arrow(DETECTIONS_FILE)
+    return Detections.from_table(table, where=f"{part.folder}/{DETECTIONS_FILE}")
+
+
+def read_tracks(part: Part) -> Tracks:
+    """Tracks of one sequence."""
+    table = part.read_parquet(TRACKS_FILE)
+    return Tracks.from_table(table, where=f"{part.folder}/{TRACKS_FILE}")
+
+
+class Tracker(Protocol):
+    """What joins the detections of one sequence, frame by frame."""
+
+    @property
+    def config(self) -> AssociationConfig:
+        """The settings really used."""
+
+    def update(
+        self,
+        frame_index: int,
+        boxes_xyxy: Any,
+        scores: Any,
+        class_indices: Any,
+        embeddings: Any,
+    ) -> Int64:
+        """Track ids of the next frame's detections, -1 where none is published."""
+
+
+def build_tracker(config: AssociationConfig) -> Tracker:
+    """A tracker that has seen nothing yet.
+
+    >>> build_tracker(OverlapConfig(memo_frames=3)).config.memo_frames
+    3
+    """
+    if isinstance(config, TrackerConfig):
+        return QuasiDenseTracker(config)
+    if isinstance(config, TaoTrackerConfig):
+        return TaoTracker(config)
+    return OverlapTracker(config)
+
+
+def update_tracker(
+    tracker: Tracker,
+    frame_index: int,
+    boxes_xyxy: Any,
+    scores: Any,
+    class_indices: Any,
+    embeddings: Any,
+) -> tuple[Int64, Float32]:
+    """Take a tracker one frame further, by the rules that hold for every sequence.
+
+    A frame without detections does not reach the tracker, as in the published models: nothing ages
+    there but the distance between frame numbers.
+
+    Returns:
+        int64 (N,) track ids, -1 where none is published, and float32 (N,) scores: the detector's,
+        except that `tao` smooths them along a track, as published.
+
+    Raises:
+        ValueError: detections that no tracker can take; names the frame.
+    """
+    if len(scores) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    track_ids = tracker.update(frame_index, boxes_xyxy, scores, class_indices, embeddings)
+    if isinstance(tracker, TaoTracker):
+        scores = tracker.smoothed_scores
+    return track_ids, np.asarray(scores, np.float32)
+
+
+def associate_sequence(detections: Detections, config: AssociationConfig) -> Tracks:
+    """Join the detections of one sequence into tracks: a pure function of its arguments.
+
+    Args:
+        detections: of one sequence; the embeddings may be float16, and must be present unless the
+            tracker works by overlap.
+        config: chooses the tracker and its settings.
+
+    Returns:
+        The detections with an identity, by frame and then in the detector's order; ids are
+        consecutive from 0. See `update_tracker` for empty frames and scores.
+
+    Raises:
+        ValueError: detections that no tracker can take (values that are not finite, no
+            embeddings); names the frame.
+    """
+    tracker = build_tracker(config)
+    track_ids = np.full(len(detections), -1, np.int64)
+    scores = np.zeros(len(detections), np.float32)
+    for frame_index in range(detections.num_frames):
+        rows = detections.rows(frame_index)
+        track_ids[rows], scores[rows] = update_tracker(
+            tracker,
+            frame_index,
+            detections.boxes_xyxy[rows],
+            detections.scores[rows],
+            detections.class_indices[rows],
+            detections.embeddings[rows],
+        )
+    kept = np.flatnonzero(track_ids >= 0)
+    return Tracks(
+        frame_index=detections.frame_index()[kept],
+        track_id=track_ids[kept],
+        detection_row=kept.astype(np.int32),
+        boxes_xyxy=detections.boxes_xyxy[kept].astype(np.float32, copy=False),
+        scores=scores[kept],
+        class_index=detections.class_indices[kept],
+    )

@@ -1,0 +1,213 @@
+"""Association of whole sequences: what reaches the tracker, and what comes out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.schema import Detections, Tracks
+from models.baselines.overlap import OverlapConfig, OverlapTracker
+from models.config_io import config_from_dict, config_to_dict
+from models.qdtrack.association import (
+    QuasiDenseTracker,
+    TaoTracker,
+    TaoTrackerConfig,
+    TrackerConfig,
+)
+from pipeline.associate import AssociationConfig, associate_sequence, build_tracker
+
+CONFIGS = [TrackerConfig(), TaoTrackerConfig(), OverlapConfig()]
+TRACKERS = [QuasiDenseTracker, TaoTracker, OverlapTracker]
+
+
+def scene(*frames: list[tuple[float, float, int]], half: bool = False) -> Detections:
+    """Detections (x of a 10 x 10 box, score, class) per frame; the look is that of the class."""
+    rows = [row for detections in frames for row in detections]
+    looks = np.eye(8)[[label for *_, label in rows]] if rows else np.zeros((0, 8))
+    return Detections(
+        frame_offsets=np.cumsum([0, *map(len, frames)]).astype(np.int64),
+        boxes_xyxy=np.array([[x, 0, x + 10, 10] for x, *_ in rows], np.float32).reshape(-1, 4),
+        scores=np.array([score for _, score, _ in rows], np.float32),
+        class_indices=np.array([label for *_, label in rows], np.int16),
+        embeddings=(looks * 5).astype(np.float16 if half else np.float32),
+    )
+
+
+def random_scene(seed: int, num_frames: int = 12) -> Detections:
+    rng = np.random.default_rng(seed)
+    frames = [
+        [
+            (float(60 * label + rng.uniform(-5, 5)), float(score), int(label))
+            for label in rng.integers(0, 8, rng.integers(0, 9))
+            for score in rng.uniform(0.3, 1, 1)
+        ]
+        for _ in range(num_frames)
+    ]
+    return scene(*frames)
+
+
+def columns(tracks: Tracks) -> dict[str, list[object]]:
+    return {name: column.tolist() for name, column in vars(tracks).items()}
+
+
+def test_tracks_keep_frame_and_detector_order_and_point_back() -> None:
+    detections = scene(
+        [(0, 0.85, 0), (60, 0.95, 1), (120, 0.6, 2)],
+        [],
+        [(61, 0.7, 1), (200, 0.1, 3), (1, 0.9, 0)],
+    )
+    tracks = associate_sequence(detections, TrackerConfig())
+    assert columns(tracks) == {
+        "frame_index": [0, 0, 2, 2],
+        "track_id": [1, 0, 0, 1],
+        "detection_row": [0, 1, 3, 5],
+        "boxes_xyxy": [[0, 0, 10, 10], [60, 0, 70, 10], [61, 0, 71, 10], [1, 0, 11, 10]],
+        "scores": detections.scores[[0, 1, 3, 5]].tolist(),
+        "class_index": [0, 1, 1, 0],
+    }
+    kinds = [column.dtype for column in vars(tracks).values()]
+    assert kinds == [np.int32, np.int64, np.int32, np.float32, np.float32, np.int16]
+    again = Tracks.from_table(tracks.to_table(), where="memory")
+    assert columns(again) == columns(tracks)
+
+
+def test_empty_frames_do_not_reach_the_tracker() -> None:
+    # Called on the empty frames 1 to 11, the tracker would have expired the track at frame 10.
+    detections = scene([(0, 0.9, 0)], *[[]] * 11, [(0, 0.9, 0)])
+    for config in CONFIGS:
+        assert associate_sequence(detections, config).track_id.tolist() == [0, 0]
+        called = build_tracker(config)
+        ids = []
+        for frame_index in range(detections.num_frames):
+            rows = detections.rows(frame_index)
+            ids += called.update(
+                frame_index,
+                detections.boxes_xyxy[rows],
+                detections.scores[rows],
+                detections.class_indices[rows],
+                detections.embeddings[rows],
+            ).tolist()
+        assert ids == [0, 1]
+
+
+def test_empty_frames_leave_backdrops_alone() -> None:
+    # The faint class 1 of frame 0 is a backdrop that still draws class 1 away at frame 2.
+    config = TrackerConfig(with_cats=False)
+    detections = scene([(0, 0.9, 0), (60, 0.6, 1)], [], [(60, 0.9, 1)])
+    assert associate_sequence(detections, config).track_id.tolist() == [0, 1]
+    without = TrackerConfig(with_cats=False, memo_backdrop_frames=0)
+    assert associate_sequence(detections, without).track_id.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_sequences_without_detections_give_no_tracks(config: AssociationConfig) -> None:
+    for detections in (scene(), scene([], [], [])):
+        tracks = associate_sequence(detections, config)
+        assert len(tracks) == 0
+        assert tracks.boxes_xyxy.shape == (0, 4)
+        assert tracks.to_table().num_rows == 0
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_sequences_do_not_see_each_other(config: AssociationConfig) -> None:
+    alone = [columns(associate_sequence(random_scene(seed), config)) for seed in range(4)]
+    for seed in (3, 1, 1, 0, 2):
+        assert columns(associate_sequence(random_scene(seed), config)) == alone[seed]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_interleaved_trackers_give_what_each_gives_alone(config: AssociationConfig) -> None:
+    scenes = [random_scene(seed) for seed in (10, 11)]
+    trackers = [build_tracker(config) for _ in scenes]
+    ids: list[list[int]] = [[], []]
+    for frame_index in range(12):
+        for detections, tracker, found in zip(scenes, trackers, ids, strict=True):
+            rows = detections.rows(frame_index)
+            if rows.start < rows.stop:
+                found += tracker.update(
+                    frame_index,
+                    detections.boxes_xyxy[rows],
+                    detections.scores[rows],
+                    detections.class_indices[rows],
+                    detections.embeddings[rows],
+                ).tolist()
+    for detections, found in zip(scenes, ids, strict=True):
+        alone = associate_sequence(detections, config)
+        assert [i for i in found if i >= 0] == alone.track_id.tolist()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_later_frames_change_nothing_before_them(config: AssociationConfig) -> None:
+    whole = random_scene(5)
+    tracks = associate_sequence(whole, config)
+    end = int(whole.frame_offsets[7])
+    start = Detections(
+        frame_offsets=whole.frame_offsets[:8],
+        boxes_xyxy=whole.boxes_xyxy[:end],
+        scores=whole.scores[:end],
+        class_indices=whole.class_indices[:end],
+        embeddings=whole.embeddings[:end],
+    )
+    kept = tracks.frame_index < 7
+    assert associate_sequence(start, config).track_id.tolist() == tracks.track_id[kept].tolist()
+
+
+def test_tao_publishes_smoothed_scores_and_leaves_the_detections_alone() -> None:
+    detections = scene([(0, 0.75, 0)], [(0, 0.25, 0)])
+    before = detections.scores.copy()
+    assert associate_sequence(detections, TaoTrackerConfig()).scores.tolist() == [0.75, 0.5]
+    assert (detections.scores == before).all()
+    assert associate_sequence(
+        detections, TrackerConfig(obj_score_thr=0.2, init_score_thr=0.7)
+    ).scores.tolist() == [0.75, 0.25]
+
+
+def test_detections_read_back_from_arrow_are_used_as_they_are() -> None:
+    detections = random_scene(8)
+    mapped = Detections.from_table(detections.to_table(), where="memory")
+    expected = columns(associate_sequence(detections, TrackerConfig()))
+    assert columns(associate_sequence(mapped, TrackerConfig())) == expected
+
+
+def test_half_precision_embeddings_are_accepted() -> None:
+    detections = scene([(0, 0.9, 0)], [(0, 0.9, 0)], half=True)
+    assert associate_sequence(detections, TrackerConfig()).track_id.tolist() == [0, 0]
+
+
+def test_bad_detections_are_named_by_frame() -> None:
+    detections = scene([(0, 0.9, 0)], [], [(0, 0.9, 0), (60, float("nan"), 1)])
+    for config in CONFIGS:
+        with pytest.raises(ValueError, match="frame 2: scores holds nan in row 1"):
+            associate_sequence(detections, config)
+
+
+def test_detections_without_embeddings_can_be_joined_by_overlap_only() -> None:
+    full = scene([], [(0, 0.9, 0)], [(1, 0.9, 0)])
+    bare = Detections(**{**vars(full), "embeddings": np.zeros((2, 0), np.float32)})
+    assert associate_sequence(bare, OverlapConfig()).track_id.tolist() == [0, 0]
+    for config in (TrackerConfig(), TaoTrackerConfig()):
+        with pytest.raises(ValueError, match="frame 1: embeddings have width 0"):
+            associate_sequence(bare, config)
+
+
+@pytest.mark.parametrize(("config", "tracker"), zip(CONFIGS, TRACKERS, strict=True))
+def test_the_kind_of_config_chooses_the_tracker(
+    config: AssociationConfig, tracker: type[object]
+) -> None:
+    built = build_tracker(config)
+    assert type(built) is tracker
+    assert built.config is config
+    assert config_from_dict(type(config), config_to_dict(config)) == config
+
+
+def test_association_starts_without_torch_and_ray(repository: Path) -> None:
+    code = (
+        "import sys, pipeline.associate; "
+        "print(sorted({'torch', 'ray', 'mlflow', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
