@@ -220,7 +220,7 @@ def format_table(rows: Mapping[str, Numbers]) -> str:
 
 
 def _sequences_per_task(num_sequences: int, num_workers: int) -> int:
-    """A sequence takes about 5 ms, a hand-over 1 ms; the last tasks must not leave a worker idle."""
+    """A sequence takes 5 ms, a hand-over 1 ms; the last tasks must not leave a worker idle."""
     return min(8, max(1, num_sequences // (16 * max(1, num_workers))))
 
 
