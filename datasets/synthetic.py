@@ -44,13 +44,13 @@ _ATTEMPTS: Final = 50
 class SyntheticConfig:
     """What to write; the defaults are the demo's set."""
 
-    num_train: int = 24
+    num_train: int = 48
     """Tracking sequences of the split train."""
-    num_val: int = 6
+    num_val: int = 8
     """Tracking sequences of the split val."""
-    num_frames: int = 40
+    num_frames: int = 24
     """Labelled frames of each sequence, 5 a second."""
-    num_stills: int = 100
+    num_stills: int = 320
     """Single images of the detection set's train; its val has a fifth of them."""
     width: int = 320
     """Of every image in pixels."""
@@ -58,7 +58,7 @@ class SyntheticConfig:
     """Of every image in pixels."""
     objects_per_frame: float = 6.0
     """Road users in a frame on average, those counted that others hide."""
-    video_share: float = 0.25
+    video_share: float = 0.125
     """Part of the sequences that exist as raw H.264 video; the others are folders of JPEG files."""
     seed: int = 0
     """Another seed, other scenes."""

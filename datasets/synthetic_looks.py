@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from datasets.schema import Bool, Float64
+from datasets.schema import Bool, Float32
 
 UInt8 = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -51,22 +51,25 @@ def random_look(generator: np.random.Generator) -> Look:
 
 def similar_look(look: Look, generator: np.random.Generator) -> Look:
     """A look-alike: the same pattern and main colour, another shade of the second one."""
-    secondary = [int(np.clip(c + generator.integers(-70, 71), 0, 255)) for c in look.secondary]
-    return replace(look, secondary=(secondary[0], secondary[1], secondary[2]))
+    change = generator.uniform(50, 110, 3) * generator.choice([-1, 1], 3)
+    red, green, blue = np.clip(look.secondary + change, 0, 255).astype(int).tolist()
+    return replace(look, secondary=(red, green, blue))
 
 
 def paint_pattern(look: Look, width: int, height: int, *, oversampling: int) -> UInt8:
     """The look's pattern as an image, (height, width, 3) RGB, a little darker towards the foot."""
     period = look.period * oversampling
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     second = _second_colour(look.pattern, x / period, y / period, y / height)
     shade = 1.08 - 0.3 * (y / height)  # light falls from above
-    colour = np.where(second[..., None], look.secondary, look.primary) * shade[..., None]
-    image: UInt8 = np.clip(colour, 0, 255).astype(np.uint8)
+    colours = np.array([look.primary, look.secondary], np.float32)
+    image: UInt8 = np.minimum(colours[second.astype(np.intp)] * shade[..., None], 255).astype(
+        np.uint8
+    )
     return image
 
 
-def _second_colour(pattern: str, x: Float64, y: Float64, height_share: Float64) -> Bool:
+def _second_colour(pattern: str, x: Float32, y: Float32, height_share: Float32) -> Bool:
     """(H, W) where the second colour shows; `x` and `y` count periods."""
     second: Bool = np.zeros(x.shape, np.bool_)
     match pattern:

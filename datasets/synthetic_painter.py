@@ -11,7 +11,7 @@ from datasets.synthetic_looks import UInt8
 from datasets.synthetic_scenes import Actor, Scene
 from datasets.synthetic_sprites import SOLID, Sprite, draw_sprite
 
-LEAST_VISIBLE: Final = 0.2
+LEAST_VISIBLE: Final = 0.35
 """Less of an object than this share counts as hidden: it has no label."""
 
 LEAST_SIDE: Final = 4
@@ -59,9 +59,9 @@ class ScenePainter:
         self.scene = scene
         generator = np.random.default_rng(scene.seed)
         self._backdrop = _draw_backdrop(scene, generator)
-        self._noise = generator.normal(0, _NOISE, (scene.height + 64, scene.width + 64, 3)).astype(
-            np.int16
-        )
+        size = (scene.height + 64, scene.width + 64, 3)
+        noise = generator.standard_normal(size, np.float32) * np.float32(_NOISE)
+        self._noise = noise.astype(np.int16)
         levels = np.linspace(0, 1, 256)[:, None] ** scene.exponent * scene.gain
         self._light = np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)[:, None, :]
         self._sprites: dict[tuple[int, int], Sprite] = {}

@@ -20,14 +20,14 @@ from datasets.synthetic_looks import Look, random_look, similar_look
 REFERENCE_HEIGHT: Final = 192
 
 ROAD_USERS: Final[Mapping[str, tuple[float, tuple[float, float], tuple[float, float]]]] = {
-    "pedestrian": (0.22, (20, 50), (3.0, 10.0)),
-    "rider": (0.11, (32, 48), (4.0, 14.0)),
-    "car": (0.25, (60, 30), (6.0, 20.0)),
-    "truck": (0.10, (76, 42), (5.0, 15.0)),
-    "bus": (0.08, (92, 42), (5.0, 15.0)),
-    "train": (0.05, (150, 34), (8.0, 22.0)),
-    "motorcycle": (0.10, (44, 30), (4.0, 14.0)),
-    "bicycle": (0.09, (40, 30), (4.0, 12.0)),
+    "pedestrian": (0.20, (20, 50), (4.0, 12.0)),
+    "rider": (0.11, (34, 48), (6.0, 16.0)),
+    "car": (0.25, (60, 30), (8.0, 26.0)),
+    "truck": (0.10, (76, 42), (8.0, 22.0)),
+    "bus": (0.09, (92, 42), (8.0, 22.0)),
+    "train": (0.05, (150, 34), (12.0, 30.0)),
+    "motorcycle": (0.10, (44, 30), (6.0, 18.0)),
+    "bicycle": (0.10, (40, 30), (5.0, 15.0)),
 }
 """Class: share of all road users, width and height at scale 1, least and greatest speed."""
 
@@ -44,8 +44,8 @@ KINDS: Final = (*ROAD_USERS, *IGNORED_ONES)
 """Dealt out to the sequences of a split in turn, so that none is missing."""
 
 _SCENERY: Final[Mapping[str, tuple[tuple[float, float], tuple[float, float], int]]] = {
-    "pillar": ((26, 150), (1.05, 1.45), 2),
-    "tree": ((52, 120), (0.75, 1.3), 2),
+    "pillar": ((26, 150), (1.05, 1.45), 1),
+    "tree": ((52, 120), (0.75, 1.3), 1),
     "traffic sign": ((14, 70), (0.7, 1.1), 2),
     "traffic light": ((12, 70), (0.7, 1.1), 2),
 }
@@ -198,7 +198,7 @@ def plan_scene(
         with_wall: a wall passes close by and hides everything for about three frames.
     """
     weather, time_of_day, gain, exponent = _LIGHTS[generator.integers(len(_LIGHTS))]
-    turn = generator.uniform(8, 26)
+    turn = generator.uniform(10, 30)
     camera = Camera(
         turn=float(turn), period=float(generator.uniform(10, 22)), phase=float(generator.uniform())
     )

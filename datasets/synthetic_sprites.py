@@ -7,9 +7,11 @@ smoothing; shrinking them into a frame smooths their edges.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from datasets.synthetic_looks import Colour, Look, UInt8, paint_pattern
 
@@ -62,13 +64,22 @@ class _Canvas:
         self.pose = pose
         self.colour = np.zeros((self.height, self.width, 3), np.uint8)
         self.alpha = np.zeros((self.height, self.width), np.uint8)
-        self.texture = paint_pattern(look, self.width, self.height, oversampling=OVERSAMPLING)
+
+    @cached_property
+    def texture(self) -> UInt8:
+        return paint_pattern(self.look, self.width, self.height, oversampling=OVERSAMPLING)
 
     def polygon(self, points: Sequence[Point], fill: Colour | UInt8, alpha: int = 255) -> None:
         import cv2
 
-        corners = np.array(points) * (self.width - 1, self.height - 1)
-        self._paint(cv2.fillPoly, [np.rint(corners).astype(np.int32)], fill, alpha)
+        corners = [self._pixels(points)]
+        cv2.fillPoly(self.alpha, corners, alpha)
+        if isinstance(fill, np.ndarray):
+            mask = np.zeros(self.alpha.shape, np.uint8)
+            cv2.fillPoly(mask, corners, 255)
+            cv2.copyTo(fill, mask, self.colour)
+        else:
+            cv2.fillPoly(self.colour, corners, fill)
 
     def box(self, x1: float, y1: float, x2: float, y2: float, fill: Colour | UInt8) -> None:
         self.polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], fill)
@@ -83,13 +94,12 @@ class _Canvas:
         points = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
         self.polygon(np.clip(points, 0, 1).tolist(), fill, alpha)
 
-    def line(self, points: Sequence[Point], thickness: float, fill: Colour | UInt8) -> None:
+    def line(self, points: Sequence[Point], thickness: float, fill: Colour) -> None:
         import cv2
 
-        corners = np.rint(np.array(points) * (self.width - 1, self.height - 1)).astype(np.int32)
-        mask = np.zeros(self.alpha.shape, np.uint8)
-        cv2.polylines(mask, [corners], False, 255, max(round(thickness * self.height), 1))
-        self._fill(mask, fill, 255)
+        corners, width = [self._pixels(points)], max(round(thickness * self.height), 1)
+        cv2.polylines(self.alpha, corners, False, 255, width)
+        cv2.polylines(self.colour, corners, False, fill, width)
 
     def shadow(self) -> None:
         self.ellipse(0.5, 0.95, 0.5, 0.05, (0, 0, 0), _SHADOW)
@@ -105,17 +115,9 @@ class _Canvas:
         )
         self.line(spoke, 0.02, _TYRE)
 
-    def _paint(
-        self, draw: Callable[..., Any], shape: Any, fill: Colour | UInt8, alpha: int
-    ) -> None:
-        mask = np.zeros(self.alpha.shape, np.uint8)
-        draw(mask, shape, 255)
-        self._fill(mask, fill, alpha)
-
-    def _fill(self, mask: UInt8, fill: Colour | UInt8, alpha: int) -> None:
-        inside = mask > 0
-        self.colour[inside] = fill[inside] if isinstance(fill, np.ndarray) else fill
-        self.alpha[inside] = alpha
+    def _pixels(self, points: Sequence[Point]) -> npt.NDArray[np.int32]:
+        corners = np.array(points) * (self.width - 1, self.height - 1)
+        return np.rint(corners).astype(np.int32)
 
 
 def _pedestrian(canvas: _Canvas) -> None:
