@@ -34,6 +34,7 @@ VERSION: Final = 1
 """Raised when the code changes what is stored."""
 
 BoxSource = Literal["detector", "truth"]
+Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,29 +218,48 @@ class FrameDetections:
 def detect_frames(
     model: "QDTrack", frames: Sequence[Frame], class_map: npt.NDArray[np.int16]
 ) -> list[FrameDetections]:
-    """One forward pass over some frames; classes that the benchmark lacks are dropped.
+    """`detect_images` over stored frames; one without an image gives no detections.
 
     Raises:
         ValueError: a frame that cannot be decoded; names it.
     """
-    import torch
-
     results = [_nothing(model.config.embedding.embedding_dim)] * len(frames)
     places = [place for place, frame in enumerate(frames) if frame.image]
-    if not places:
-        return results
-    images, sizes, scales = _network_input(model, [frames[place] for place in places])
+    images = [_decode(frames[place]) for place in places]
+    for place, found in zip(places, detect_images(model, images, class_map), strict=True):
+        results[place] = found
+    return results
+
+
+def detect_images(
+    model: "QDTrack", images: Sequence[Image], class_map: npt.NDArray[np.int16]
+) -> list[FrameDetections]:
+    """One forward pass over some decoded images.
+
+    Args:
+        model: in evaluation mode, on its device.
+        images: uint8, (H, W, 3) RGB in their original size; none gives no results.
+        class_map: (number of the model's classes,) class index to report for each; a detection of
+            a class at -1 is dropped.
+    """
+    import torch
+
+    if not images:
+        return []
+    batch, sizes, scales = _network_input(model, images)
     with torch.inference_mode():
-        detected = model.detect(images, sizes, scale_factors=scales)
-    for place, detections in zip(places, detected, strict=True):
+        detected = model.detect(batch, sizes, scale_factors=scales)
+    results = []
+    for detections in detected:
         classes = class_map[detections.class_indices.cpu().numpy()]
         known = classes >= 0
-        results[place] = FrameDetections(
+        found = FrameDetections(
             boxes_xyxy=detections.boxes_xyxy.float().cpu().numpy()[known],
             scores=detections.scores.float().cpu().numpy()[known],
             class_indices=classes[known],
             embeddings=detections.embeddings.float().cpu().numpy()[known],
         )
+        results.append(found)
     return results
 
 
@@ -253,7 +273,7 @@ def _embed_frames(
     places = [place for place, frame in enumerate(frames) if frame.image]
     if not places:
         return results
-    images, _, scales = _network_input(model, [frames[place] for place in places])
+    images, _, scales = _network_input(model, [_decode(frames[place]) for place in places])
     rows = [np.flatnonzero(truth.frame_index == frames[place].frame_index) for place in places]
     boxes = [truth.boxes_xyxy[r].astype(np.float32) for r in rows]
     scaled = [
@@ -272,29 +292,33 @@ def _embed_frames(
     return results
 
 
+def _decode(frame: Frame) -> Image:
+    from datasets.images import decode_image
+
+    try:
+        return decode_image(frame.image)
+    except ValueError as error:
+        raise ValueError(f"frame {frame.frame_index} ({frame.name}): {error}") from error
+
+
 def _network_input(
-    model: "QDTrack", frames: Sequence[Frame]
+    model: "QDTrack", images: Sequence[Image]
 ) -> tuple["Tensor", "Tensor", "Tensor"]:
     """Batch (B, 3, H, W), sizes (B, 2) h w, and scale factors (B, 2) x y, on the model's device."""
     import torch
 
-    from datasets.images import decode_image
     from datasets.transforms import resize_keep_ratio
     from models.preprocess import normalise_batch
 
     settings = model.config.input
-    images, scales = [], []
-    for frame in frames:
-        try:
-            decoded = decode_image(frame.image)
-        except ValueError as error:
-            raise ValueError(f"frame {frame.frame_index} ({frame.name}): {error}") from error
-        image, scale = resize_keep_ratio(
-            decoded, long_side=settings.long_side, short_side=settings.short_side
+    resized, scales = [], []
+    for image in images:
+        scaled, scale = resize_keep_ratio(
+            image, long_side=settings.long_side, short_side=settings.short_side
         )
-        images.append(image)
+        resized.append(scaled)
         scales.append(scale)
-    batch, sizes = normalise_batch(images, settings)
+    batch, sizes = normalise_batch(resized, settings)
     device = next(model.parameters()).device
     return batch.to(device), sizes.to(device), torch.from_numpy(np.stack(scales)).to(device)
 
