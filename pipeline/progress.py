@@ -16,7 +16,8 @@ _LOG_EVERY_S: Final = 30.0
 class Progress:
     """Counts finished units of a stage, on a terminal as a bar, else as a log line now and then."""
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        """Start counting; a `total` of None is not known, and no time left is told then."""
         self._label = label
         self._total = total
         self._unit = unit
@@ -56,8 +57,11 @@ class Progress:
         if now - self._logged >= _LOG_EVERY_S:
             self._logged = now
             rate = self._done / (now - self._started)
-            left = (self._total - self._done) / rate if rate > 0 else float("nan")
+            done, left = f"{self._done}", ""
+            if self._total is not None and rate > 0:
+                done = f"{self._done} of {self._total}"
+                left = f", {(self._total - self._done) / rate:.0f} s left"
             logger.info(
-                "%s: %d of %d %s, %.1f per second, %.0f s left %s",
-                *(self._label, self._done, self._total, self._unit, rate, left, note),
+                "%s: %s %s, %.1f per second%s %s",
+                *(self._label, done, self._unit, rate, left, note),
             )
