@@ -211,7 +211,10 @@ def _flip(image: Image, boxes: Float32) -> tuple[Image, Float32]:
     flipped = boxes.copy()
     flipped[:, 0] = width - boxes[:, 2]
     flipped[:, 2] = width - boxes[:, 0]
-    return image[:, ::-1], flipped
+    import cv2
+
+    mirrored: Image = cv2.flip(image, 1)
+    return mirrored, flipped
 
 
 def _draw_distortion(rng: np.random.Generator) -> Callable[[Image], Image]:

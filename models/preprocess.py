@@ -15,9 +15,13 @@ from models.qdtrack.config import InputConfig
 
 
 def normalise_batch(
-    images: Sequence[npt.NDArray[Any]], config: InputConfig
+    images: Sequence[npt.NDArray[Any]],
+    config: InputConfig,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
     """Order the channels, normalise, and pad images to one size.
+
+    Images travel to the device as they are, bytes for the most part, and are normalised there.
 
     Mean and standard deviation are applied by channel position after the channels are in their
     order: with BGR input the first mean meets blue, whatever colour it was written for. Padding is
@@ -26,9 +30,11 @@ def normalise_batch(
     Args:
         images: RGB, (h, w, 3), uint8 or float32 in 0..255; sizes may differ.
         config: channel order, mean and std, and what the padded size must be a multiple of.
+        device: where the batch is made.
 
     Returns:
-        float32 tensor (B, 3, H, W), and int64 (B, 2) of heights and widths before padding.
+        float32 tensor (B, 3, H, W), and int64 (B, 2) of heights and widths before padding, both on
+        `device`.
 
     Raises:
         ValueError: no image at all, or one that is not (h, w, 3) uint8 or float32.
@@ -45,16 +51,23 @@ def normalise_batch(
     sizes = [(image.shape[0], image.shape[1]) for image in images]
     height = _round_up(max(size[0] for size in sizes), config.pad_divisor)
     width = _round_up(max(size[1] for size in sizes), config.pad_divisor)
-    mean_C11 = torch.tensor(config.mean).reshape(3, 1, 1)
-    std_C11 = torch.tensor(config.std).reshape(3, 1, 1) + config.std_epsilon
-    batch_BCHW = torch.zeros(len(images), 3, height, width)
+    mean_C11 = torch.tensor(config.mean, device=device).reshape(3, 1, 1)
+    std_C11 = torch.tensor(config.std, device=device).reshape(3, 1, 1) + config.std_epsilon
+    batch_BCHW = torch.zeros(len(images), 3, height, width, device=device)
     for image, padded_CHW in zip(images, batch_BCHW, strict=True):
-        ordered = image if config.channels == "rgb" else image[:, :, ::-1]
-        # A copy in C order: frames from a store are read-only and torch knows no negative strides.
-        pixels_CHW = torch.from_numpy(ordered.astype(np.float32, order="C")).permute(2, 0, 1)
+        pixels_CHW = _to_tensor(image).to(device, non_blocking=True).permute(2, 0, 1)
+        if config.channels == "bgr":
+            pixels_CHW = pixels_CHW.flip(0)
         place = padded_CHW[:, : image.shape[0], : image.shape[1]]
-        torch.sub(pixels_CHW, mean_C11, out=place).div_(std_C11)
-    return batch_BCHW, torch.tensor(sizes, dtype=torch.int64)
+        place.copy_(pixels_CHW).sub_(mean_C11).div_(std_C11)
+    return batch_BCHW, torch.tensor(sizes, dtype=torch.int64, device=device)
+
+
+def _to_tensor(image: npt.NDArray[Any]) -> Tensor:
+    """The image without a copy where torch can hold it: writable, and no stride below zero."""
+    if not image.flags.writeable or min(image.strides) < 0:
+        image = image.copy()
+    return torch.from_numpy(image)
 
 
 def _check_image(image: npt.NDArray[Any], index: int) -> None:

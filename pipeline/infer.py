@@ -318,9 +318,9 @@ def _network_input(
         )
         resized.append(scaled)
         scales.append(scale)
-    batch, sizes = normalise_batch(resized, settings)
     device = next(model.parameters()).device
-    return batch.to(device), sizes.to(device), torch.from_numpy(np.stack(scales)).to(device)
+    batch, sizes = normalise_batch(resized, settings, device)
+    return batch, sizes, torch.from_numpy(np.stack(scales)).to(device)
 
 
 def _nothing(embedding_dim: int) -> FrameDetections:

@@ -1,7 +1,8 @@
-"""From stored frames to batches of training pairs, in the order of the plan.
+"""From stored frames to the pairs of every training step, in the order of the plan.
 
 Windows of encoded frames come in (`pipeline.windows`); decoding and augmentation happen in the
-training worker, in a thread that works ahead.
+training worker, in a thread that works ahead. Pixels stay bytes: they are normalised on the device
+that trains, which costs a CPU as much as decoding them.
 """
 
 from collections import deque
@@ -28,7 +29,6 @@ from datasets.schema import UNMAPPED_CLASS
 from datasets.transforms import TrainingTargets, View, augment_pair, select_targets
 from models.qdtrack import training
 from models.qdtrack.config import InputConfig
-from models.qdtrack.model import PairBatch
 from pipeline.frames import read_annotations
 from pipeline.store import Artefact, Part
 from pipeline.train import TrainConfig
@@ -36,8 +36,11 @@ from pipeline.windows import Window, WindowReader
 
 T = TypeVar("T")
 
+StepPairs = list[tuple[training.View, training.View]]
+"""(key, reference) of every pair that a worker contributes to one step."""
+
 _READ_THREADS: Final = 8
-_BATCHES_AHEAD: Final = 2
+_STEPS_AHEAD: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +89,7 @@ def read_training_set(
     )
 
 
-def iterate_batches(
+def iterate_steps(
     training_set: TrainingSet,
     config: TrainConfig,
     model_input: InputConfig,
@@ -96,15 +99,15 @@ def iterate_batches(
     rank: int = 0,
     num_workers: int = 1,
     read: WindowReader,
-) -> Generator[PairBatch, None, None]:
-    """Batches of one worker for one epoch, one per optimiser step, on the CPU.
+) -> Generator[StepPairs, None, None]:
+    """Pairs of one worker for one epoch, a list per optimiser step.
 
-    Everything about a batch follows from the arguments; `read` only brings the bytes.
+    Everything about them follows from the arguments; `read` only brings the bytes.
 
     Args:
         training_set: of `read_training_set`.
         config: seed, order of pairs and augmentation.
-        model_input: size and normalisation of images.
+        model_input: size of images.
         epoch: from 0.
         start_step: steps of this epoch that are done already.
         rank: of the worker.
@@ -123,7 +126,7 @@ def iterate_batches(
     ).for_worker(rank, num_workers, start_step=start_step)
     windows = read(plan.reads, training_set.parts)
     preparer = _Preparer(training_set, config, model_input, epoch)
-    return work_ahead(preparer.batches(plan, windows), _BATCHES_AHEAD)
+    return work_ahead(preparer.steps(plan, windows), _STEPS_AHEAD)
 
 
 def work_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
@@ -144,7 +147,7 @@ def work_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None
 
 
 class _Preparer:
-    """Decodes, augments and collates the pairs of one epoch."""
+    """Decodes and augments the pairs of one epoch."""
 
     def __init__(
         self, training_set: TrainingSet, config: TrainConfig, model_input: InputConfig, epoch: int
@@ -154,10 +157,10 @@ class _Preparer:
         self._input = model_input
         self._epoch = epoch
 
-    def batches(
+    def steps(
         self, plan: WorkerPlan, windows: Iterator[Window]
-    ) -> Generator[PairBatch, None, None]:
-        """One batch per step. A window is held from its first pair to its last."""
+    ) -> Generator[StepPairs, None, None]:
+        """A window is held from its first pair to its last."""
         last_step = dict(zip(plan.read_index.ravel().tolist(), _step_numbers(plan), strict=True))
         held: dict[int, Window] = {}
         num_read = 0
@@ -172,7 +175,7 @@ class _Preparer:
                 pairs.append(self._pair(sequence, key, reference, held[read]))
             for read in [read for read in held if last_step[read] <= step]:
                 del held[read]
-            yield training.make_batch(pairs, self._input)
+            yield pairs
 
     def _pair(
         self, sequence: int, key_frame: int, reference_frame: int, window: Window

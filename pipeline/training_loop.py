@@ -16,16 +16,17 @@ import torch
 from torch import distributed, nn
 
 from models.config_io import config_to_dict
-from models.qdtrack.model import PairBatch, QDTrack
+from models.qdtrack.model import QDTrack
 from models.qdtrack.training import (
     build_optimizer,
     build_scaler,
     learning_rate,
-    move_batch,
+    make_batch,
     step_generator,
     train_step,
 )
 from pipeline.train import TrainConfig
+from pipeline.training_input import StepPairs
 
 CHECKPOINT_VERSION: Final = 1
 """Raised by hand when a checkpoint holds something else."""
@@ -33,8 +34,8 @@ CHECKPOINT_VERSION: Final = 1
 Checkpoint = dict[str, Any]
 """Tensors, numbers, strings and containers only, so that it loads with `weights_only=True`."""
 
-Batches = Callable[[int, int], Generator[PairBatch, None, None]]
-"""(epoch, first step of it) -> the batches of this worker from there to the end of the epoch."""
+Steps = Callable[[int, int], Generator[StepPairs, None, None]]
+"""(epoch, first step of it) -> the pairs of this worker, step by step to the end of the epoch."""
 
 
 class History:
@@ -97,7 +98,7 @@ class TrainingError(ValueError):
 def run_training(
     model: QDTrack,
     config: TrainConfig,
-    batches: Batches,
+    steps: Steps,
     *,
     steps_per_epoch: int,
     device: torch.device,
@@ -107,13 +108,13 @@ def run_training(
 ) -> History:
     """Train from the beginning or from a checkpoint to the end, in place.
 
-    With a process group, every rank calls this with the same model and its own batches; gradients
+    With a process group, every rank calls this with the same model and its own pairs; gradients
     are averaged over the ranks, and so are the metrics.
 
     Args:
         model: with its initial weights, on any device; a checkpoint's take their place.
         config: of the training.
-        batches: see `Batches`.
+        steps: see `Steps`.
         steps_per_epoch: optimiser steps of every epoch.
         device: where to train.
         hooks: see `Hooks`.
@@ -131,7 +132,7 @@ def run_training(
     if checkpoint is not None:
         loop.load(checkpoint)
     while loop.step < loop.num_steps:
-        loop.run_epoch(batches, checkpoint_every)
+        loop.run_epoch(steps, checkpoint_every)
     return loop.history
 
 
@@ -148,7 +149,7 @@ class _Loop:
     ) -> None:
         self.rank, self.num_workers = _rank_and_size()
         # Convolutions are a sixth faster with channels innermost, on CPUs and on GPUs.
-        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.module = _distribute(self.model, device, self.num_workers)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.scaler = build_scaler(config.optimizer, device)
@@ -161,10 +162,10 @@ class _Loop:
         """Optimiser steps done."""
         self.history = History()
 
-    def run_epoch(self, batches: Batches, checkpoint_every: int) -> None:
+    def run_epoch(self, steps: Steps, checkpoint_every: int) -> None:
         """Do what is left of the current epoch."""
         epoch, first = divmod(self.step, self.steps_per_epoch)
-        with closing(batches(epoch, first)) as source:
+        with closing(steps(epoch, first)) as source:
             for done in range(first + 1, self.steps_per_epoch + 1):
                 row = self._one_step(source)
                 is_last = done == self.steps_per_epoch
@@ -215,10 +216,11 @@ class _Loop:
         self.history = History.from_state(checkpoint["history"])
         self.step = schedule["step"]
 
-    def _one_step(self, source: Iterator[PairBatch]) -> dict[str, float]:
+    def _one_step(self, source: Iterator[StepPairs]) -> dict[str, float]:
         started = time.perf_counter()
-        batch = move_batch(next(source), self.device)
+        pairs = next(source)
         waited = time.perf_counter() - started
+        batch = make_batch(pairs, self.model.config.input, self.device)
         rate = learning_rate(
             self.step, steps_per_epoch=self.steps_per_epoch, config=self.config.optimizer
         )

@@ -22,12 +22,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from datasets.transforms import AugmentConfig
 from models.qdtrack.config import QDTrackConfig
 from models.qdtrack.model import QDTrack
-from models.qdtrack.training import compute_losses, move_batch, step_generator
+from models.qdtrack.training import compute_losses, make_batch, step_generator
 from pipeline.checkpoints import load_checkpoint, newest_checkpoint, write_checkpoint
 from pipeline.model_store import keep_model
 from pipeline.store import Artefact
 from pipeline.train import HISTORY_FILE, HISTORY_PART, EpochScore, TrainConfig
-from pipeline.training_input import TrainingSet, iterate_batches
+from pipeline.training_input import TrainingSet, iterate_steps
 from pipeline.training_loop import Checkpoint, History, Hooks, TrainingError, run_training
 from pipeline.windows import read_windows, stream_windows
 
@@ -142,7 +142,7 @@ def _train(job: TrainingJob) -> None:
     history = run_training(
         model,
         job.train_config,
-        partial(_batches, job, ray.get(job.training_set), rank, num_workers),
+        partial(_steps, job, ray.get(job.training_set), rank, num_workers),
         steps_per_epoch=job.steps_per_epoch,
         device=device,
         hooks=Hooks(
@@ -158,7 +158,7 @@ def _train(job: TrainingJob) -> None:
         keep_model(job.output, model)
 
 
-def _batches(
+def _steps(
     job: TrainingJob,
     training_set: TrainingSet,
     rank: int,
@@ -166,7 +166,7 @@ def _batches(
     epoch: int,
     start_step: int,
 ) -> Any:
-    return iterate_batches(
+    return iterate_steps(
         training_set,
         job.train_config,
         job.model_config.input,
@@ -235,16 +235,15 @@ def validation_losses(
         buffer=1,
         augment=AugmentConfig(flip_probability=0.0),
     )
-    batches = iterate_batches(validation_set, fixed, model.config.input, epoch=0, read=read_windows)
+    steps = iterate_steps(validation_set, fixed, model.config.input, epoch=0, read=read_windows)
     model.eval()
     sums: dict[str, float] = {}
     count = 0
-    with closing(batches):
-        for batch in islice(batches, num_batches):
+    with closing(steps):
+        for pairs in islice(steps, num_batches):
+            batch = make_batch(pairs, model.config.input, device)
             generator = step_generator(config.seed, step=count, rank=0)
-            losses, _ = compute_losses(
-                model, move_batch(batch, device), generator, config.optimizer
-            )
+            losses, _ = compute_losses(model, batch, generator, config.optimizer)
             total = torch.stack(list(losses.values())).sum()
             for name, value in {**losses, "total": total}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)

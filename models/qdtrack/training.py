@@ -33,23 +33,13 @@ class View(NamedTuple):
     """(N,) integers, comparable between the two images of the pair."""
 
 
-def make_batch(pairs: Sequence[tuple[View, View]], config: InputConfig) -> PairBatch:
-    """Batch of (key, reference) pairs on the CPU; each side is padded to its own largest image."""
+def make_batch(
+    pairs: Sequence[tuple[View, View]], config: InputConfig, device: torch.device | str = "cpu"
+) -> PairBatch:
+    """Batch of (key, reference) pairs; each side is padded to its own largest image."""
     keys = [key for key, _ in pairs]
     references = [reference for _, reference in pairs]
-    return PairBatch(*_collate(keys, config), *_collate(references, config))
-
-
-def move_batch(batch: PairBatch, device: torch.device | str) -> PairBatch:
-    """The batch with every tensor on `device`."""
-    return PairBatch(
-        batch.key_images.to(device, non_blocking=True),
-        batch.key_sizes.to(device),
-        [_move_target(target, device) for target in batch.key_targets],
-        batch.reference_images.to(device, non_blocking=True),
-        batch.reference_sizes.to(device),
-        [_move_target(target, device) for target in batch.reference_targets],
-    )
+    return PairBatch(*_collate(keys, config, device), *_collate(references, config, device))
 
 
 def learning_rate(step: int, *, steps_per_epoch: int, config: OptimizerConfig) -> float:
@@ -167,21 +157,20 @@ def train_step(
     return {**values, **statistics}
 
 
-def _collate(views: Sequence[View], config: InputConfig) -> tuple[Tensor, Tensor, list[Target]]:
-    images, sizes = normalise_batch([view.image for view in views], config)
-    return images, sizes, [_target(view) for view in views]
+def _collate(
+    views: Sequence[View], config: InputConfig, device: torch.device | str
+) -> tuple[Tensor, Tensor, list[Target]]:
+    images, sizes = normalise_batch([view.image for view in views], config, device)
+    return images, sizes, [_target(view, device) for view in views]
 
 
-def _target(view: View) -> Target:
+def _target(view: View, device: torch.device | str) -> Target:
+    boxes = torch.tensor(view.boxes_xyxy, dtype=torch.float32, device=device)
     return Target(
-        boxes_xyxy=torch.tensor(view.boxes_xyxy, dtype=torch.float32).reshape(-1, 4),
-        class_indices=torch.tensor(view.class_indices, dtype=torch.int64),
-        identities=torch.tensor(view.identities, dtype=torch.int64),
+        boxes_xyxy=boxes.reshape(-1, 4),
+        class_indices=torch.tensor(view.class_indices, dtype=torch.int64, device=device),
+        identities=torch.tensor(view.identities, dtype=torch.int64, device=device),
     )
-
-
-def _move_target(target: Target, device: torch.device | str) -> Target:
-    return Target(*(column.to(device) for column in target))
 
 
 def _autocast_dtype(config: OptimizerConfig, device: torch.device) -> torch.dtype | None:

@@ -31,7 +31,6 @@ from models.qdtrack.training import (
     compute_losses,
     learning_rate,
     make_batch,
-    move_batch,
     step_generator,
     train_step,
 )
@@ -89,8 +88,8 @@ def _view(seed: int, identities: tuple[int, ...] = (0, 1, 2)) -> View:
     return View(image, rows[:, 1:], np.zeros(len(rows), np.int64), rows[:, 0].astype(np.int64))
 
 
-def _batch(*seeds: int) -> PairBatch:
-    return make_batch([(_view(seed), _view(1000 + seed)) for seed in seeds], CONFIG.input)
+def _batch(*seeds: int, device: torch.device = CPU) -> PairBatch:
+    return make_batch([(_view(seed), _view(1000 + seed)) for seed in seeds], CONFIG.input, device)
 
 
 def _without_boxes(*, key: bool, reference: bool) -> PairBatch:
@@ -294,7 +293,7 @@ def test_a_batch_pads_key_and_reference_by_themselves() -> None:
     assert target.boxes_xyxy.tolist() == view.boxes_xyxy.tolist()
     assert target.identities.tolist() == view.identities.tolist()
     assert target.class_indices.dtype == target.identities.dtype == torch.int64
-    moved = move_batch(batch, "meta")
+    moved = make_batch([(small, _view(0)), (small, _view(1))], CONFIG.input, "meta")
     assert moved.reference_targets[1].boxes_xyxy.is_meta
     assert moved.key_images.is_meta
 
@@ -366,7 +365,7 @@ def test_gpu_precisions_agree_with_the_cpu(precision: Any) -> None:
     config = replace(PLAIN, precision=precision)
     expected, _ = _model()(_batch(0, 1), step_generator(0, step=0, rank=0))
     model = _model().to(device)
-    batch = move_batch(_batch(0, 1), device)
+    batch = _batch(0, 1, device=device)
     losses, _ = compute_losses(model, batch, step_generator(0, step=0, rank=0), config)
     tolerance = 1e-3 if precision == "float32" else 0.1
     for name, loss in losses.items():

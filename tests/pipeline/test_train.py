@@ -29,7 +29,7 @@ from pipeline.checkpoints import (
 from pipeline.model_store import load_model
 from pipeline.store import Artefact
 from pipeline.train import TrainConfig, initial_model, read_history, train, weights_artefact
-from pipeline.training_input import TrainingSet, iterate_batches, read_training_set
+from pipeline.training_input import TrainingSet, iterate_steps, read_training_set
 from pipeline.training_loop import (
     Checkpoint,
     History,
@@ -103,15 +103,15 @@ def run_here(
     """The loop in this process, fed by this process."""
     model, record = initial_model(MODEL, config), Record()
 
-    def batches(epoch: int, start_step: int) -> Any:
-        return iterate_batches(
+    def steps(epoch: int, start_step: int) -> Any:
+        return iterate_steps(
             training_set, config, MODEL.input, epoch=epoch, start_step=start_step, read=read_windows
         )
 
     run_training(
         model,
         config,
-        batches,
+        steps,
         steps_per_epoch=STEPS_PER_EPOCH,
         device=CPU,
         hooks=record.hooks(),
@@ -241,8 +241,8 @@ def _train_on_rank(rank: int, port_file: str, frames: list[Artefact], folder: st
     training_set = read_training_set(frames, MODEL.classes, scope=TRAIN.scope, window=TRAIN.window)
     model = initial_model(MODEL, TRAIN)
 
-    def batches(epoch: int, start_step: int) -> Any:
-        return iterate_batches(
+    def steps(epoch: int, start_step: int) -> Any:
+        return iterate_steps(
             training_set,
             TRAIN,
             MODEL.input,
@@ -257,7 +257,7 @@ def _train_on_rank(rank: int, port_file: str, frames: list[Artefact], folder: st
     run_training(
         model,
         TRAIN,
-        batches,
+        steps,
         steps_per_epoch=STEPS_PER_EPOCH,
         device=CPU,
         hooks=Hooks(on_step=lambda step, row: losses.append(row)),

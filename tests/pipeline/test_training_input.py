@@ -1,4 +1,4 @@
-"""Batches in the order of the plan, whoever reads the frames."""
+"""Pairs in the order of the plan, whoever reads the frames."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,17 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from datasets.images import decode_image
 from datasets.pairs import WindowRead, plan_epoch
 from datasets.transforms import AugmentConfig
-from models.preprocess import normalise_batch
-from models.qdtrack.model import PairBatch
 from pipeline.frames import FrameReader
 from pipeline.store import Artefact
 from pipeline.train import TrainConfig
-from pipeline.training_input import TrainingSet, iterate_batches, read_training_set, work_ahead
+from pipeline.training_input import (
+    StepPairs,
+    TrainingSet,
+    iterate_steps,
+    read_training_set,
+    work_ahead,
+)
 from pipeline.windows import Window, WindowReader, read_windows, stream_windows
 from tests.training_scene import MODEL, TRAIN, write_frames_artefact
 
@@ -37,7 +40,7 @@ def training_set(frames: list[Artefact]) -> TrainingSet:
     return read_training_set(frames, MODEL.classes, scope=3, window=5)
 
 
-def batches(
+def steps_of(
     training_set: TrainingSet,
     config: TrainConfig = TRAIN,
     *,
@@ -46,8 +49,8 @@ def batches(
     rank: int = 0,
     num_workers: int = 1,
     read: WindowReader = read_windows,
-) -> list[PairBatch]:
-    made = iterate_batches(
+) -> list[StepPairs]:
+    made = iterate_steps(
         training_set,
         config,
         MODEL.input,
@@ -60,14 +63,14 @@ def batches(
     return list(made)
 
 
-def assert_equal(first: list[PairBatch], second: list[PairBatch]) -> None:
+def assert_equal(first: list[StepPairs], second: list[StepPairs]) -> None:
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.key_images, other.key_images)
-        assert torch.equal(one.reference_images, other.reference_images)
-        for targets in ("key_targets", "reference_targets"):
-            for a, b in zip(getattr(one, targets), getattr(other, targets), strict=True):
-                assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert len(one) == len(other)
+        for pair, other_pair in zip(one, other, strict=True):
+            for view, other_view in zip(pair, other_pair, strict=True):
+                for column, other_column in zip(view, other_view, strict=True):
+                    np.testing.assert_array_equal(column, other_column)
 
 
 def test_training_set_knows_boxes_in_the_models_classes(training_set: TrainingSet) -> None:
@@ -93,54 +96,44 @@ def test_a_model_for_something_else_is_refused(frames: list[Artefact]) -> None:
         read_training_set(frames, ["boat"], scope=3, window=5)
 
 
-def test_batches_hold_the_planned_frames_and_boxes(
+def test_steps_hold_the_planned_frames_and_boxes(
     frames: list[Artefact], training_set: TrainingSet
 ) -> None:
     plan = plan_epoch(training_set.index, seed=0, epoch=1, pairs_per_step=2, buffer=8)
-    made = batches(training_set, PLAIN, epoch=1)
+    made = steps_of(training_set, PLAIN, epoch=1)
     assert len(made) == plan.num_steps == 12
-    for step, batch in enumerate(made):
-        for lane in range(2):
-            sequence = plan.sequence_index[step, lane]
-            name = training_set.index.names[sequence].rpartition("/")[2]
-            part = frames[int(sequence == 3)].part(name)
-            for side, frame in (
-                ("key", int(plan.key_frames[step, lane])),
-                ("reference", int(plan.reference_frames[step, lane])),
-            ):
-                stored = FrameReader(part).read(frame, frame + 1)[0]
-                expected, _ = normalise_batch([decode_image(stored.image)], MODEL.input)
-                assert torch.equal(getattr(batch, f"{side}_images")[lane], expected[0])
-                targets = training_set.targets[sequence]
-                found = getattr(batch, f"{side}_targets")[lane]
-                boxes = targets.boxes_xyxy[targets.rows(frame)]
-                np.testing.assert_array_equal(found.boxes_xyxy.numpy(), boxes)
-                assert found.identities.tolist() == [0, 1, 2]
+    for step, lane in np.ndindex(12, 2):
+        sequence = int(plan.sequence_index[step, lane])
+        name = training_set.index.names[sequence].rpartition("/")[2]
+        part = frames[int(sequence == 3)].part(name)
+        planned = (plan.key_frames[step, lane], plan.reference_frames[step, lane])
+        for frame, view in zip(map(int, planned), made[step][lane], strict=True):
+            stored = FrameReader(part).read(frame, frame + 1)[0]
+            np.testing.assert_array_equal(view.image, decode_image(stored.image))
+            targets = training_set.targets[sequence]
+            rows = targets.rows(frame)
+            np.testing.assert_array_equal(view.boxes_xyxy, targets.boxes_xyxy[rows])
+            assert view.class_indices.tolist() == [0, 0, 1]
+            assert view.identities.tolist() == [0, 1, 2]
 
 
-def test_resuming_gives_the_remaining_batches(training_set: TrainingSet) -> None:
-    assert_equal(batches(training_set)[5:], batches(training_set, start_step=5))
+def test_resuming_gives_the_remaining_steps(training_set: TrainingSet) -> None:
+    assert_equal(steps_of(training_set)[5:], steps_of(training_set, start_step=5))
 
 
 def test_workers_share_every_step(training_set: TrainingSet) -> None:
-    whole = batches(training_set)
-    shares = [batches(training_set, rank=rank, num_workers=2) for rank in range(2)]
-    for step, batch in enumerate(whole):
-        for rank in range(2):
-            share = shares[rank][step]
-            height, width = share.key_images.shape[2:]  # padded less if alone
-            images = batch.key_images[rank, :, :height, :width]
-            assert torch.equal(images, share.key_images[0])
+    whole = steps_of(training_set)
+    shares = [steps_of(training_set, rank=rank, num_workers=2) for rank in range(2)]
+    assert_equal(whole, [first + second for first, second in zip(*shares, strict=True)])
 
 
 def test_epochs_vary_the_pairs(training_set: TrainingSet) -> None:
-    first, second = batches(training_set)[0], batches(training_set, epoch=1)[0]
-    same_shape = first.key_images.shape == second.key_images.shape
-    assert not same_shape or not torch.equal(first.key_images, second.key_images)
+    first, second = (steps_of(training_set, epoch=epoch)[0][0][0].image for epoch in range(2))
+    assert first.shape != second.shape or not np.array_equal(first, second)
 
 
 def test_windows_are_read_once_and_given_back(training_set: TrainingSet) -> None:
-    """At the end of a lane nothing is held any more but the batches ahead."""
+    """At the end of a lane nothing is held any more but the steps ahead."""
     alive: list[int] = []
 
     class Counted(Window):
@@ -154,8 +147,8 @@ def test_windows_are_read_once_and_given_back(training_set: TrainingSet) -> None
             yield Counted({**window, -1: len(alive) - 1})
 
     config = replace(PLAIN, pairs_per_step=1, buffer=1)
-    for _ in iterate_batches(training_set, config, MODEL.input, epoch=0, read=read):  # type: ignore[arg-type]
-        # One in use, one for each batch ahead, one not yet collected.
+    for _ in iterate_steps(training_set, config, MODEL.input, epoch=0, read=read):  # type: ignore[arg-type]
+        # One in use, one for each step ahead, one not yet collected.
         assert sum(alive) <= 4
     assert len(alive) == 3 * 2 + 1
 
@@ -166,7 +159,7 @@ def test_a_frame_that_cannot_be_decoded_is_named(training_set: TrainingSet) -> N
             yield dict.fromkeys(range(read.start, read.stop), b"\xff\xd8 cut short")
 
     with pytest.raises(ValueError, match=r"bdd100k/(det_)?train/\S+, frame \d: .*run ingest again"):
-        batches(training_set, read=broken)  # type: ignore[arg-type]
+        steps_of(training_set, read=broken)  # type: ignore[arg-type]
 
 
 def test_work_ahead_keeps_the_order_and_stops_at_errors() -> None:
@@ -197,7 +190,7 @@ def test_work_ahead_closes_what_it_reads() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_ray_data_gives_the_same_batches_even_without_a_free_cpu(
+def test_ray_data_gives_the_same_pairs_even_without_a_free_cpu(
     training_set: TrainingSet,
 ) -> None:
     """Consumers that hold every CPU starve lazy Ray Data work silently, for ever."""
@@ -205,8 +198,8 @@ def test_ray_data_gives_the_same_batches_even_without_a_free_cpu(
 
     @ray.remote(num_cpus=2)
     class Consumer:
-        def batches(self, training_set: TrainingSet, start_step: int) -> list[PairBatch]:
-            made = iterate_batches(
+        def steps_of(self, training_set: TrainingSet, start_step: int) -> list[StepPairs]:
+            made = iterate_steps(
                 training_set,
                 TRAIN,
                 MODEL.input,
@@ -218,8 +211,8 @@ def test_ray_data_gives_the_same_batches_even_without_a_free_cpu(
 
     consumer = Consumer.remote()
     for start_step in (0, 7):
-        found = ray.get(consumer.batches.remote(training_set, start_step), timeout=120)
-        assert_equal(found, batches(training_set, start_step=start_step))
+        found = ray.get(consumer.steps.remote(training_set, start_step), timeout=120)
+        assert_equal(found, steps_of(training_set, start_step=start_step))
     ray.kill(consumer)
 
 
