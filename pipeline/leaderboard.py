@@ -29,7 +29,7 @@ LESS_IS_BETTER: Final = frozenset({"FP", "FN", "IDSw", "PT", "ML", "FM", "Frag"}
 
 _COLUMNS: Final = (
     *("mMOTA", "mIDF1", "mHOTA", "HOTA", "MOTA", "IDF1", "DetA", "AssA", "AP"),
-    *("IDSw", "FP", "FN", "MOTP", "MT", "PT", "ML", "FM", "Frag"),
+    *("IDSw", "FP", "FN", "MOTP", "MT", "PT", "ML", "FM", "Frag", "AP50", "AP75"),
 )
 _SUMMARY_ROW: Final = "OVERALL"
 _AVERAGE_ROW: Final = "AVERAGE"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -138,7 +139,7 @@ def _provenance_lines(board: Leaderboard) -> list[str]:
     lines = _listed("all rows", [fact for fact in facts[0].items() if fact in shared])
     for entry, own in zip(board.entries, facts, strict=True):
         rest = [fact for fact in own.items() if fact not in shared]
-        lines += _listed(f"{_rank(entry)} {label_of(entry)}", rest)
+        lines += _listed(f"{_rank(entry)} {label_of(entry, TEXT_WIDTH - 4)}", rest)
     return lines
 
 
@@ -147,7 +148,13 @@ def _facts(row: ResultRow) -> dict[str, str]:
 
 
 def _listed(title: str, facts: Sequence[tuple[str, str]]) -> list[str]:
-    return [title, *(f"    {label:<11}{text}" for label, text in facts)] if facts else []
+    lines = [title] if facts else []
+    for label, text in facts:
+        head = f"    {label:<11}"
+        lines += textwrap.wrap(
+            text, TEXT_WIDTH, initial_indent=head, subsequent_indent=" " * len(head)
+        )
+    return lines
 
 
 def _cells(entry: Entry, metrics: Sequence[str]) -> list[str]:

@@ -64,8 +64,9 @@ def test_text_fits_a_terminal_whatever_the_names(make_row: Callable[..., ResultR
         make_row("long " * 30, kind="baseline", metrics=metrics),
         make_row("short", metrics=metrics | {"IDSw": 123456789}),
     ]
-    table = format_text(rank(rows)).split("\n\n")[1].splitlines()
-    assert max(map(len, table)) <= TEXT_WIDTH
+    text = format_text(rank([*rows, make_row("settings", tracker="quasi_dense(a=1, b=2) " * 20)]))
+    table = text.split("\n\n")[1].splitlines()
+    assert max(map(len, text.splitlines())) <= TEXT_WIDTH
     assert table[0].split()[:4] == ["#", "tracker", "mMOTA", "mIDF1"]
     assert "… [baseline]" in table[2]
 
