@@ -41,7 +41,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command.argument_parser(
         __doc__, example="python -m jobs.doctor --benchmark bdd100k --data-root /data/bdd100k"
     )
-    parser.add_argument("--benchmark", choices=("bdd100k", "mot15", "mot17", "mot20"))
+    parser.add_argument("--benchmark", choices=command.BENCHMARKS)
     parser.add_argument("--data-root", metavar="DIR", type=Path, help="the benchmark's files")
     parser.add_argument("--output-root", metavar="DIR|URI", help="root of all results")
     parser.add_argument("--json", action="store_true", help="findings as JSON on stdout")

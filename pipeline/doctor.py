@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from datasets.registry import Benchmark
-from pipeline.store import is_local, write_file
+from pipeline.store import is_local, join_location, open_filesystem, write_file
 
 Level = Literal["ok", "warning", "error"]
 
@@ -43,8 +43,7 @@ def examine_setup(output_root: str, constraints: Path) -> Iterator[Finding]:
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _check_python,
         lambda: _check_packages(constraints),
-        _check_torch_pair,
-        _check_device,
+        _check_torch,
         _check_ray,
         lambda: _check_root(output_root),
     )
@@ -95,7 +94,7 @@ def _read_pins(constraints: Path) -> dict[str, str]:
     return dict(pairs)
 
 
-def _check_torch_pair() -> Iterator[Finding]:
+def _check_torch() -> Iterator[Finding]:
     """torchvision's metadata lets a resolver mix builds; its operators then do not load."""
     try:
         import torch
@@ -108,11 +107,6 @@ def _check_torch_pair() -> Iterator[Finding]:
         yield Finding(level="error", subject="torch and torchvision", message=message)
         return
     yield Finding(level="ok", subject="torch and torchvision", message="load and agree")
-
-
-def _check_device() -> Iterator[Finding]:
-    import torch
-
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         message = f"{torch.cuda.device_count()} x {name}; use it with --gpus-per-worker"
@@ -140,18 +134,17 @@ def _check_ray() -> Iterator[Finding]:
 
 def _check_root(root: str) -> Iterator[Finding]:
     subject = "output root"
-    probe = root.partition("?")
-    location = f"{probe[0]}/.doctor{probe[1]}{probe[2]}"
+    location = join_location(root, ".doctor")
     try:
         with write_file(location) as stream:
             stream.write(b"x")
-        if is_local(root):
-            Path(location).unlink()
+        filesystem, path = open_filesystem(location)
+        filesystem.delete_file(path)
     except OSError as error:
         message = f"{root} cannot be written: {error}"
         yield Finding(level="error", subject=subject, message=message)
         return
-    if is_local(root) and shutil.disk_usage(root).free < _FREE_BYTES:
+    if is_local(root) and shutil.disk_usage(open_filesystem(root)[1]).free < _FREE_BYTES:
         message = f"{root} has less than 5 GiB free"
         yield Finding(level="warning", subject=subject, message=message)
     else:

@@ -1,0 +1,178 @@
+"""What the doctor finds in set-ups that are in order, and in such that are not."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datasets.registry import BENCHMARKS
+from datasets.synthetic import SyntheticConfig, write_synthetic_bdd100k
+from pipeline.doctor import Finding, examine_data, examine_setup
+
+
+def levels(findings: list[Finding]) -> dict[str, str]:
+    return {finding.subject: finding.level for finding in findings}
+
+
+def message(findings: list[Finding], subject: str) -> str:
+    (found,) = [finding.message for finding in findings if finding.subject == subject]
+    return found
+
+
+@pytest.fixture(scope="module")
+def setup_findings(
+    tmp_path_factory: pytest.TempPathFactory, repository: Path
+) -> tuple[Path, list[Finding]]:
+    """This environment, with a root that does not exist yet."""
+    root = tmp_path_factory.mktemp("doctor") / "new" / "root"
+    return root, list(examine_setup(str(root), repository / "constraints.txt"))
+
+
+def test_the_environment_of_the_tests_is_in_order(
+    setup_findings: tuple[Path, list[Finding]],
+) -> None:
+    root, findings = setup_findings
+    found = levels(findings)
+    assert "error" not in found.values()
+    for subject in ("python", "ray", "torch", "trackeval", "av", "torch and torchvision"):
+        assert found[subject] == "ok", message(findings, subject)
+    assert message(findings, "output root").startswith(str(root))
+    assert sys.executable in message(findings, "python")
+    assert os.listdir(root) == []
+
+
+def test_another_version_than_the_tested_one_is_a_warning(tmp_path: Path) -> None:
+    constraints = tmp_path / "constraints.txt"
+    numpy = importlib.metadata.version("numpy")
+    constraints.write_text(f"# of last year\nray==1.0.0\nnumpy=={numpy}\nopencv-python==4.0.0.1\n")
+    findings = list(examine_setup(str(tmp_path), constraints))
+    found = levels(findings)
+    assert (found["ray"], found["opencv-python"], found["numpy"]) == ("warning", "warning", "ok")
+    ray = importlib.metadata.version("ray")
+    assert message(findings, "ray") == f"{ray}, tested with 1.0.0; `make setup` installs that"
+    assert found["scipy"] == "ok"  # not pinned, so any version will do
+
+
+def test_constraints_need_not_be_there(tmp_path: Path) -> None:
+    findings = list(examine_setup(str(tmp_path), tmp_path / "absent.txt"))
+    assert levels(findings)["ray"] == "ok"
+
+
+def test_a_root_that_cannot_be_written_is_an_error(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    root = f"{tmp_path}/file/root"
+    findings = list(examine_setup(root, repository / "constraints.txt"))
+    assert levels(findings)["output root"] == "error"
+    assert message(findings, "output root").startswith(f"{root} cannot be written: ")
+
+
+def test_a_root_may_be_a_file_uri(tmp_path: Path) -> None:
+    root = f"file://{tmp_path}/root"
+    findings = list(examine_setup(root, tmp_path / "absent.txt"))
+    assert levels(findings)["output root"] == "ok"
+    assert os.listdir(tmp_path / "root") == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "text"),
+    [
+        (None, "warning", "export RAY_AUTH_MODE=token"),
+        ("token", "ok", "RAY_AUTH_MODE=token"),
+        ("disabled", "ok", "RAY_AUTH_MODE=disabled"),
+    ],
+)
+def test_an_unset_token_mode_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str | None, level: str, text: str
+) -> None:
+    """Unset, `ray start` and `ray job submit` disagree on whether a token is needed."""
+    if mode is None:
+        monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    else:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    findings = list(examine_setup(str(tmp_path), tmp_path / "absent.txt"))
+    assert levels(findings)["ray token"] == level
+    assert text in message(findings, "ray token")
+
+
+@pytest.mark.slow
+def test_a_torch_that_does_not_load_is_a_finding_like_any_other(
+    tmp_path: Path, repository: Path
+) -> None:
+    """The doctor died of the very thing it was asked about: its look for a GPU needs torch."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('undefined symbol: cu')")
+    root = tmp_path / "root"
+    done = subprocess.run(
+        [sys.executable, str(repository / "jobs/doctor.py"), "--json", "--output-root", str(root)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    findings = [Finding(**finding) for finding in json.loads(done.stdout)]
+    assert levels(findings)["torch and torchvision"] == "error"
+    assert "undefined symbol: cu" in message(findings, "torch and torchvision")
+    assert levels(findings)["output root"] == "ok"
+
+
+class TestData:
+    @pytest.fixture(scope="class")
+    def data_root(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        root = tmp_path_factory.mktemp("raw") / "bdd100k"
+        config = SyntheticConfig(num_train=2, num_val=1, num_frames=2, num_stills=2)
+        write_synthetic_bdd100k(root, config)
+        return root
+
+    def test_a_complete_set_lacks_nothing_that_is_needed(self, data_root: Path) -> None:
+        found = levels(list(examine_data(BENCHMARKS["bdd100k"], data_root)))
+        assert "error" not in found.values()
+        for path in (
+            *("images/track/train", "images/track/val"),
+            *("labels/box_track_20/train", "labels/box_track_20/val"),
+            *("images/100k/train", "labels/det_20/det_train.json"),
+        ):
+            assert found[f"data {path}"] == "ok"
+        assert found["data images/track/test"] == "warning"
+
+    @pytest.mark.parametrize(
+        ("removed", "level"),
+        [
+            ("labels/box_track_20/val", "error"),
+            ("labels/det_20/det_train.json", "warning"),
+        ],
+    )
+    def test_what_is_missing_is_named(
+        self, data_root: Path, tmp_path: Path, removed: str, level: str
+    ) -> None:
+        (data_root / removed).rename(tmp_path / "away")
+        try:
+            findings = list(examine_data(BENCHMARKS["bdd100k"], data_root))
+        finally:
+            (tmp_path / "away").rename(data_root / removed)
+        assert levels(findings)[f"data {removed}"] == level
+        assert message(findings, f"data {removed}").startswith("missing: ")
+
+    def test_an_empty_folder_of_labels_is_missing(self, tmp_path: Path) -> None:
+        (tmp_path / "labels/box_track_20/val").mkdir(parents=True)
+        findings = list(examine_data(BENCHMARKS["bdd100k"], tmp_path))
+        assert levels(findings)["data labels/box_track_20/val"] == "error"
+
+    def test_sequences_of_motchallenge_are_looked_into(self, tmp_path: Path) -> None:
+        folder = tmp_path / "train" / "MOT17-02-FRCNN"
+        (folder / "gt").mkdir(parents=True)
+        (folder / "gt" / "gt.txt").write_text("1,1,0,0,5,5,1,1,1\n")
+        (folder / "seqinfo.ini").write_text("[Sequence]\nseqLength=1\n")
+        found = levels(list(examine_data(BENCHMARKS["mot17"], tmp_path)))
+        assert found["data train/MOT17-02-FRCNN/gt/gt.txt"] == "ok"
+        assert found["data train/MOT17-02-FRCNN/img1"] == "error"
+        assert found["data test"] == "warning"
+
+    def test_a_root_that_is_no_folder_is_the_only_finding(self, tmp_path: Path) -> None:
+        (finding,) = examine_data(BENCHMARKS["bdd100k"], tmp_path / "absent")
+        assert finding.level == "error"
+        assert finding.message == f"{tmp_path / 'absent'} is not a folder"
