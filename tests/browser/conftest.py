@@ -27,7 +27,7 @@ _FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 120.0
 
 
 class Browser:
