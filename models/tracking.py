@@ -145,8 +145,8 @@ def remove_duplicates(
         strong_iou_thr: IoU above which another one goes.
 
     Returns:
-        Rows that survive, by descending score, and how much each of them overlaps every survivor
-        before it, 0 on and above the diagonal.
+        Rows that survive, by descending score, and float32 (N',) the largest overlap of each of
+        them with a survivor of higher score.
 
     >>> boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 6]], np.float32)
     >>> scores = np.array([0.7, 0.9, 0.8], np.float32)
@@ -159,10 +159,12 @@ def remove_duplicates(
     earlier_iou = overlap_with_earlier(detections.boxes_xyxy[order])
     # float32 on both sides, or an IoU of exactly float32(0.7) would pass for below 0.7.
     limits = np.where(scores < obj_score_thr, np.float32(weak_iou_thr), np.float32(strong_iou_thr))
-    kept = (earlier_iou.max(axis=1) <= limits).nonzero()[0]
+    best: Float32 = earlier_iou.max(axis=1)
+    kept = (best <= limits).nonzero()[0]
     if len(kept) == len(order):
-        return order, earlier_iou
-    return order[kept], earlier_iou[kept[:, None], kept]
+        return order, best
+    best = earlier_iou[kept[:, None], kept].max(axis=1)
+    return order[kept], best
 
 
 class GreedyMatches(NamedTuple):
@@ -194,20 +196,24 @@ def match_greedily(
     every_row = np.arange(len(similarity))
     columns = similarity.argmax(axis=1)
     confidences = similarity[every_row, columns]
-    may_take = ((confidences > threshold) & takes(every_row, columns)).tolist()
-    column_list = columns.tolist()
+    may_take = (confidences > threshold) & takes(every_row, columns)
+    # Not "above": a row of NaN becomes comparable when its NaN column is taken and reads 0.
+    candidates = (~(confidences <= threshold)).nonzero()[0]
     gone: set[int] = set()
     rows: list[int] = []
-    # Not "above": a row of NaN becomes comparable when its NaN column is taken and reads 0.
-    for row in (~(confidences <= threshold)).nonzero()[0].tolist():
-        column = column_list[row]
+    for row, column, may in zip(
+        candidates.tolist(),
+        columns[candidates].tolist(),
+        may_take[candidates].tolist(),
+        strict=True,
+    ):
         if column in gone:
             values = similarity[row]
             values[list(gone)] = 0
-            columns[row] = column = int(values.argmax())
-            confidences[row] = values[column]
-            may_take[row] = values[column] > threshold and takes(row, column)
-        if may_take[row]:
+            column = int(values.argmax())
+            columns[row], confidences[row] = column, values[column]
+            may = values[column] > threshold and takes(row, column)
+        if may:
             gone.add(column)
             rows.append(row)
     return GreedyMatches(columns, confidences, np.array(rows, np.int64))

@@ -179,7 +179,7 @@ class QuasiDenseTracker:
         self._memory.begin_frame(frame_index, detections.features)
         published = np.full(len(detections.scores), NO_IDENTITY, np.int64)
         if len(published):
-            rows, earlier_iou = remove_duplicates(
+            rows, best_overlap = remove_duplicates(
                 detections,
                 obj_score_thr=self.config.obj_score_thr,
                 weak_iou_thr=self.config.nms_backdrop_iou_thr,
@@ -191,7 +191,10 @@ class QuasiDenseTracker:
             is_born = (ids == NO_IDENTITY) & (survivors.scores > self.config.init_score_thr)
             born = is_born.nonzero()[0]
             ids[born] = self._memory.create(frame_index, survivors.select(born))
-            self._store_backdrops(survivors, ids, earlier_iou)
+            # A weak twin is none, and neither is what overlaps any survivor of higher score.
+            is_backdrop = ids == NO_IDENTITY
+            is_backdrop &= best_overlap <= self.config.nms_backdrop_iou_thr
+            self._push_backdrops(survivors.select(is_backdrop.nonzero()[0]))
             published[rows] = np.maximum(ids, NO_IDENTITY)
         else:
             self._push_backdrops(detections)
@@ -217,8 +220,8 @@ class QuasiDenseTracker:
         rows, columns = found.rows, found.columns[found.rows]
         ids[rows] = memory.ids[columns]
         matched = survivors.select(rows)
-        blended = _blend(memory.features[columns], matched.features, config.memo_momentum)
-        memory.replace(columns, frame_index, matched._replace(features=blended))
+        _blend(matched.features, memory.features[columns], config.memo_momentum)
+        memory.replace(columns, frame_index, matched)
         return ids
 
     def _similarity(self, survivors: FrameDetections) -> Float32:
@@ -237,15 +240,6 @@ class QuasiDenseTracker:
             # After the softmaxes, which run over all classes. TAO masks before normalising.
             similarity *= survivors.class_indices[:, None] == class_indices
         return similarity
-
-    def _store_backdrops(
-        self, survivors: FrameDetections, ids: Int64, earlier_iou: Float32
-    ) -> None:
-        """Keep what matched nothing, unless it overlaps any survivor of higher score."""
-        unmatched = (ids == NO_IDENTITY).nonzero()[0]
-        best = earlier_iou[unmatched].max(axis=1, initial=0.0)
-        rows = unmatched[best <= self.config.nms_backdrop_iou_thr]
-        self._push_backdrops(survivors.select(rows))
 
     def _push_backdrops(self, detections: FrameDetections) -> None:
         self._backdrops = [detections, *self._backdrops][: self.config.memo_backdrop_frames]
@@ -339,10 +333,10 @@ class TaoTracker:
         rows, columns = found.rows, found.columns[found.rows]
         ids[rows] = memory.ids[columns]
         matched = survivors.select(rows)
-        smoothed = _blend(memory.scores[columns], matched.scores, config.momentum_obj_score)
-        survivors.scores[rows] = smoothed
-        blended = _blend(memory.features[columns], matched.features, config.momentum_embed)
-        memory.replace(columns, frame_index, matched._replace(features=blended, scores=smoothed))
+        _blend(matched.scores, memory.scores[columns], config.momentum_obj_score)
+        _blend(matched.features, memory.features[columns], config.momentum_embed)
+        memory.replace(columns, frame_index, matched)
+        survivors.scores[rows] = matched.scores
         return ids
 
     def _similarity(self, survivors: FrameDetections) -> Float32:
@@ -385,7 +379,7 @@ def _unit(vectors: Float32) -> Float32:
     return unit
 
 
-def _blend(old: Float32, new: Float32, momentum: float) -> Float32:
-    """The momentum multiplies the new value."""
-    blend: Float32 = (1 - momentum) * old + momentum * new
-    return blend
+def _blend(new: Float32, old: Float32, momentum: float) -> None:
+    """Running mean in place of the new values, which the momentum multiplies."""
+    new *= momentum
+    new += (1 - momentum) * old

@@ -360,6 +360,21 @@ def test_a_backdrop_overlapped_by_a_better_survivor_is_not_kept() -> None:
     assert run({0: apart, 1: later})[1] == [1]
 
 
+def test_what_overlaps_only_a_removed_duplicate_is_a_backdrop() -> None:
+    # The second is a duplicate of the first (8.5/11.5); the third overlaps it by 5.5/14.5, the
+    # first by 4/16 only.
+    crowd = frame((0, 0.9, 0, EAST), (1.5, 0.85, 0, EAST), (6, 0.6, 0, NORTH))
+    later = frame((90, 0.9, 0, (1.0, 9.0, 0.0)))
+    assert run({0: crowd, 1: later}) == [[0, -1, -1], [1]]
+
+
+def test_what_overlaps_by_exactly_the_threshold_is_a_backdrop() -> None:
+    boxes = np.array([[0, 0, 10, 1], [0, 0, 3, 1]], np.float32)  # 3 of 10 is float32(0.3)
+    crowd = (boxes, *frame((0, 0.9, 0, EAST), (0, 0.6, 0, NORTH))[1:])
+    later = frame((90, 0.9, 0, (1.0, 9.0, 0.0)))
+    assert run({0: crowd, 1: later}) == [[0, -1], [1]]
+
+
 def test_a_weak_twin_leaves_no_trace_but_still_hides_backdrops() -> None:
     # Frame 1: a weak twin of track 0, and a detection that looks north and overlaps it by 6/14.
     # Both score exactly the object threshold, so that the second survives duplicate removal.
@@ -431,9 +446,11 @@ def test_weak_matches_above_the_object_threshold_are_published() -> None:
 
 
 def test_equal_scores_are_taken_in_row_order() -> None:
-    size = 300
-    rows = frame(*((40.0 * k, 0.9, 0, EAST) for k in range(size)))
-    assert run({0: rows})[0] == list(range(size))
+    scores = np.resize([0.85, 0.95, 0.9], 300)
+    rows = frame(*((40.0 * k, score, 0, EAST) for k, score in enumerate(scores)))
+    order = sorted(range(300), key=lambda k: -scores[k])  # stable
+    found = run({0: rows})[0]
+    assert [found[k] for k in order] == list(range(300))
 
 
 def test_between_equally_similar_tracks_the_oldest_wins_also_after_others_expired() -> None:
