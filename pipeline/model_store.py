@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from models.config_io import config_to_dict
-from pipeline.store import Artefact, is_local
+from pipeline.store import Artefact, is_local, open_filesystem
 
 if TYPE_CHECKING:
     from models.qdtrack.model import QDTrack
@@ -76,7 +76,7 @@ def model_file(artefact: Artefact) -> Iterator[Path]:
     part = artefact.part(MODEL_PART)
     part.files()  # says what is missing
     if is_local(artefact.root):
-        yield Path(part.folder) / MODEL_FILE
+        yield Path(open_filesystem(part.folder)[1]) / MODEL_FILE
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_FILE
