@@ -18,7 +18,7 @@ Level = Literal["ok", "warning", "error"]
 
 _PACKAGES: Final = (
     *("ray", "torch", "torchvision", "trackeval", "pyarrow", "mlflow", "optuna", "numpy", "scipy"),
-    *("av", "opencv-python", "safetensors", "pycocotools", "matplotlib"),
+    *("av", "opencv-python", "safetensors", "pycocotools"),
 )
 _FREE_BYTES: Final = 5 << 30
 _SHARED_MEMORY_BYTES: Final = 1 << 30

@@ -304,17 +304,17 @@ def _enter(
         metrics=metrics,
         per_class=report.metrics,
         per_sequence=report.sequences,
-        hota_curves=report.curves["OVERALL"],
+        hota_curves=list(report.curves.values())[-1],  # the summary row stands last
         loss_curves=_loss_curves(weights),
         process_run_id=run.run_id,
         notes=contestant.notes,
     )
+    inputs = {config.data.evaluation_split: frames}
     with model_file(weights) as path:
-        run_log.log_result(
-            row,
-            inputs={config.data.evaluation_split: frames},
-            files={MODEL_FILE: path, "tracks": tracks.folder},
-        )
+        files: dict[str, Path | str] = {"tracks": tracks.folder}
+        if contestant.kind == "model":
+            files[MODEL_FILE] = path
+        run_log.log_result(row, inputs=inputs, files=files)
     return row, tracks
 
 
