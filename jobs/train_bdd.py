@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write_synthetic(root: str) -> Path:
     """The built-in data set, written once; raw files are local even where the root is not."""
     from datasets.synthetic import SyntheticConfig, write_synthetic_bdd100k
-    from pipeline.store import is_local
+    from pipeline.store import is_local, open_filesystem
 
-    folder = Path(root) if is_local(root) else Path.home() / "quasar"
+    folder = Path(open_filesystem(root)[1]) if is_local(root) else Path.home() / "quasar"
     data_root = folder / "raw" / "synthetic_bdd100k"
     print(
         "NO --data-root: this run uses SYNTHETIC scenes, written in BDD100K's layout to\n"
@@ -94,7 +94,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     options.add_data_options(parser, required=False)
     options.add_config_options(parser, default_recipe=None)
-    group = parser.add_argument_group("weights")
+    weights = parser.add_argument_group("weights")
+    group = weights.add_mutually_exclusive_group()
     group.add_argument(
         "--weights", metavar="FILE", type=Path, help="use these weights instead of training"
     )

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from models.baselines.overlap import OverlapConfig
-from models.qdtrack.association import TaoTrackerConfig, TrackerConfig
+from models.qdtrack.association import TrackerConfig
 from models.qdtrack.config import QDTrackConfig
+from pipeline.associate import AssociationConfig
 from pipeline.evaluate import EvaluationConfig
 from pipeline.infer import InferConfig
 from pipeline.ingest import DataConfig
@@ -25,9 +25,7 @@ class ExperimentConfig:
     """Pairs, augmentation, optimiser and schedule."""
     infer: InferConfig = field(default_factory=InferConfig)
     """How frames pass through the network."""
-    association: TrackerConfig | TaoTrackerConfig | OverlapConfig = field(
-        default_factory=TrackerConfig
-    )
+    association: AssociationConfig = field(default_factory=TrackerConfig)
     """The tracker; `association.kind` chooses quasi_dense, tao or overlap."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """The rules of scoring."""

@@ -8,13 +8,15 @@ video; the rows in MLflow. Each step says whether it worked or reused what was t
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from datasets.registry import BENCHMARKS
 from models.baselines.overlap import OverlapConfig
-from models.config_io import config_to_dict
+from models.config_io import config_from_dict, config_to_dict
+from models.qdtrack.association import TaoTrackerConfig
+from models.qdtrack.config import QDTrackConfig
 from pipeline import cluster
 from pipeline.associate import AssociationConfig, associate, read_detections
 from pipeline.config import ExperimentConfig
@@ -97,10 +99,15 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
 
     cluster.check_shared_root(options.output_root)
     run_log = RunLog(options.tracking_uri, options.output_root)
+    given = _adopt(config, options, say) if options.weights is not None else None
+    if given is not None:  # report the network that is used, not the one of the recipe
+        model = config_from_dict(QDTrackConfig, given.details()["model"], "model")
+        config = replace(config, model=model, recipe=f"{config.recipe}, not trained here")
     frames = _ingest_splits(config, options, say)
     evaluated = frames[config.data.evaluation_split]
     with run_log.process_run(config.recipe, config=config, inputs=frames) as run:
-        weights = _obtain_weights(config, options, frames, run, say)
+        run.log_files({"config.json": json.dumps(config_to_dict(config), indent=1).encode()})
+        weights = given or _train(config, options, frames, run, say)
         contestants = _contestants(config, options, evaluated, weights, say)
         entries = [
             _enter(config, options, evaluated, weights, contestant, run_log, run, say)
@@ -110,7 +117,6 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
         with _Step(say, "overlay video") as step:
             video = overlay(evaluated, tracks[0], BENCHMARKS[config.data.benchmark].classes)
             step.done(video)
-        run.log_files({"config.json": json.dumps(config_to_dict(config), indent=1).encode()})
         run.log_files({"overlay.mp4": video if "://" in video else Path(video)})
     return Outcome(
         rows=rows,
@@ -158,18 +164,21 @@ def _ingest_splits(config: ExperimentConfig, options: RunOptions, say: Say) -> d
     return frames
 
 
-def _obtain_weights(
+def _adopt(config: ExperimentConfig, options: RunOptions, say: Say) -> Artefact:
+    assert options.weights is not None
+    with _Step(say, "weights") as step:
+        weights = adopt_weights(options.weights, options.output_root, config.data.dataset)
+        step.done(str(options.weights), weights)
+    return weights
+
+
+def _train(
     config: ExperimentConfig,
     options: RunOptions,
     frames: Mapping[str, Artefact],
     run: "ProcessRun",
     say: Say,
 ) -> Artefact:
-    if options.weights is not None:
-        with _Step(say, "weights") as step:
-            weights = adopt_weights(options.weights, options.output_root, config.data.dataset)
-            step.done(str(options.weights), weights)
-        return weights
     validation = frames[config.data.evaluation_split]
     with _Step(say, "train") as step:
         weights = train(
@@ -250,14 +259,25 @@ def _contestants(
 
 
 def overlap_baseline(association: AssociationConfig) -> OverlapConfig:
-    """Association by overlap alone, with the scores at which the tracker starts and keeps tracks.
+    """Association by overlap alone, with everything else as the tracker has it.
 
     >>> from models.qdtrack.association import TrackerConfig
-    >>> overlap_baseline(TrackerConfig(init_score_thr=0.7)).init_score_thr
-    0.7
+    >>> overlap_baseline(TrackerConfig(memo_tracklet_frames=30)).memo_frames
+    30
     """
-    return OverlapConfig(
+    if isinstance(association, OverlapConfig):
+        return association
+    births = OverlapConfig(
         init_score_thr=association.init_score_thr, obj_score_thr=association.obj_score_thr
+    )
+    if isinstance(association, TaoTrackerConfig):
+        return replace(births, memo_frames=association.memo_frames)
+    return replace(
+        births,
+        memo_frames=association.memo_tracklet_frames,
+        nms_backdrop_iou_thr=association.nms_backdrop_iou_thr,
+        nms_class_iou_thr=association.nms_class_iou_thr,
+        with_cats=association.with_cats,
     )
 
 
@@ -321,13 +341,22 @@ def _enter(
 def _box_ap(
     config: ExperimentConfig, frames: Artefact, detections: Artefact
 ) -> dict[str, float | None]:
-    items = {
-        name: (read_annotations(frames.part(name)), read_detections(detections.part(name)))
-        for name in frames.sequences()
-    }
-    classes = BENCHMARKS[config.data.benchmark].classes
-    scores = box_average_precision(items, classes)
-    return {name: scores[name] for name in ("AP", "AP50", "AP75")}
+    """Box AP of some detections, computed once and kept."""
+    kept = Artefact(
+        root=frames.root,
+        stage="box_ap",
+        dataset=frames.dataset,
+        split=frames.split,
+        fingerprint=fingerprint("box_ap", 1, {}, [frames.fingerprint, detections.fingerprint]),
+    )
+    if kept.manifest() is None:
+        items = {
+            name: (read_annotations(frames.part(name)), read_detections(detections.part(name)))
+            for name in frames.sequences()
+        }
+        classes = BENCHMARKS[config.data.benchmark].classes
+        kept.finish([], box_average_precision(items, classes))
+    return {name: kept.details()[name] for name in ("AP", "AP50", "AP75")}
 
 
 def _describe_truth(frames: Artefact) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from pipeline.associate import read_tracks
 from pipeline.frames import FrameReader
 from pipeline.render import Image, render_sequence
@@ -18,17 +20,13 @@ VIDEO_FILE: Final = "overlay.mp4"
 _DEFAULT_FRAME_RATE: Final = 5.0
 
 
-def overlay(
-    frames: Artefact, tracks: Artefact, class_names: Sequence[str], sequence: str | None = None
-) -> str:
-    """Draw the tracks over one sequence, by default the one with the most boxes.
+def overlay(frames: Artefact, tracks: Artefact, class_names: Sequence[str]) -> str:
+    """Draw the tracks over one sequence, the one with the most boxes.
 
     Returns:
         Path or URI of the H.264 video.
     """
-    name = sequence or max(
-        tracks.sequences(), key=lambda name: int(tracks.part(name).details()["num_boxes"])
-    )
+    name = max(tracks.sequences(), key=lambda name: int(tracks.part(name).details()["num_boxes"]))
     artefact = Artefact(
         root=tracks.root,
         stage=STAGE,
@@ -54,15 +52,16 @@ def overlay(
 
 
 def _images(frames: Part) -> Iterator[tuple[int, Image]]:
-    """Decoded frames one at a time; a frame without an image is shown grey."""
-    import numpy as np
-
+    """Decoded frames one at a time, all in the size of the first; grey where there is no image."""
     from datasets.images import decode_image
 
+    details = frames.details()
+    height, width = details["height"], details["width"]
     for chunk in FrameReader(frames).iterate():
         for frame in chunk:
+            canvas = np.full((height, width, 3), 128, np.uint8)
             if frame.image:
-                yield frame.frame_index, decode_image(frame.image)
-            else:
-                grey = np.full((frame.height, frame.width, 3), 128, np.uint8)
-                yield frame.frame_index, grey
+                # Drawn boxes are in pixels of the frame: one of another size is cut, not scaled.
+                image = decode_image(frame.image)[:height, :width]
+                canvas[: image.shape[0], : image.shape[1]] = image
+            yield frame.frame_index, canvas

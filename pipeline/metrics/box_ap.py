@@ -27,6 +27,14 @@ def box_average_precision(
         ``AP``, ``AP50``, ``AP75`` as means over the classes that have truth, then ``AP/<class>``;
         None where a class has no truth, and everywhere if none has.
     """
+    # One class at a time: the library's records of a whole benchmark would fill the memory.
+    precisions = [_class_precision(items, index) for index in range(len(classes))]
+    return _summarise(precisions, classes)
+
+
+def _class_precision(
+    items: Mapping[str, tuple[Annotations, Detections]], class_index: int
+) -> np.ndarray[Any, Any] | None:
     truth_rows: list[dict[str, Any]] = []
     detection_rows: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
@@ -34,50 +42,42 @@ def box_average_precision(
         annotations, detections = items[name]
         first_image = len(images) + 1
         images += [{"id": first_image + frame} for frame in range(detections.num_frames)]
-        truth_rows += _truth_rows(annotations, first_image, len(truth_rows) + 1)
-        detection_rows += _detection_rows(detections, first_image)
-    precision = _precision(images, truth_rows, detection_rows, len(classes))
-    return _summarise(precision, classes)
+        truth_rows += _truth_rows(annotations, class_index, first_image, len(truth_rows) + 1)
+        detection_rows += _detection_rows(detections, class_index, first_image)
+    return _precision(images, truth_rows, detection_rows)
 
 
-def _truth_rows(annotations: Annotations, first_image: int, first_id: int) -> list[dict[str, Any]]:
-    kept = annotations.select(annotations.class_index >= 0)
+def _truth_rows(
+    annotations: Annotations, class_index: int, first_image: int, first_id: int
+) -> list[dict[str, Any]]:
+    kept = annotations.select(annotations.class_index == class_index)
     boxes = _xywh(kept.boxes_xyxy)
     absorbs = kept.crowd | kept.ignored
     return [
         {
             "id": first_id + row,
             "image_id": first_image + frame,
-            "category_id": class_index + 1,
+            "category_id": 1,
             "bbox": box,
             "area": box[2] * box[3],
             "iscrowd": int(crowd),
         }
-        for row, (frame, class_index, box, crowd) in enumerate(
-            zip(
-                kept.frame_index.tolist(),
-                kept.class_index.tolist(),
-                boxes,
-                absorbs.tolist(),
-                strict=True,
-            )
+        for row, (frame, box, crowd) in enumerate(
+            zip(kept.frame_index.tolist(), boxes, absorbs.tolist(), strict=True)
         )
     ]
 
 
-def _detection_rows(detections: Detections, first_image: int) -> list[dict[str, Any]]:
+def _detection_rows(
+    detections: Detections, class_index: int, first_image: int
+) -> list[dict[str, Any]]:
+    rows = np.flatnonzero(detections.class_indices == class_index)
     return [
-        {
-            "image_id": first_image + frame,
-            "category_id": class_index + 1,
-            "bbox": box,
-            "score": score,
-        }
-        for frame, class_index, box, score in zip(
-            detections.frame_index().tolist(),
-            detections.class_indices.tolist(),
-            _xywh(detections.boxes_xyxy.astype(np.float64)),
-            detections.scores.tolist(),
+        {"image_id": first_image + frame, "category_id": 1, "bbox": box, "score": score}
+        for frame, box, score in zip(
+            detections.frame_index()[rows].tolist(),
+            _xywh(detections.boxes_xyxy[rows].astype(np.float64)),
+            detections.scores[rows].tolist(),
             strict=True,
         )
     ]
@@ -93,15 +93,14 @@ def _precision(
     images: list[dict[str, Any]],
     truth_rows: list[dict[str, Any]],
     detection_rows: list[dict[str, Any]],
-    num_classes: int,
 ) -> np.ndarray[Any, Any] | None:
-    """(10 thresholds, 101 recalls, classes), -1 where a class has no truth; None without truth."""
+    """(10 thresholds, 101 recalls) of one class, None where it has no truth."""
     if not truth_rows:
         return None
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    categories = [{"id": index + 1} for index in range(num_classes)]
+    categories = [{"id": 1}]
     with contextlib.redirect_stdout(io.StringIO()):  # the library reports on stdout
         truth = COCO()
         truth.dataset = {"images": images, "annotations": truth_rows, "categories": categories}
@@ -120,20 +119,23 @@ def _precision(
         evaluation.evaluate()
         evaluation.accumulate()
     # Axes: threshold, recall, class, area (0 = all), detections per image (-1 = 100).
-    precision: np.ndarray[Any, Any] = evaluation.eval["precision"][:, :, :, 0, -1]
-    return precision
+    precision: np.ndarray[Any, Any] = evaluation.eval["precision"][:, :, 0, 0, -1]
+    return precision if (precision > -1).any() else None
 
 
 def _summarise(
-    precision: np.ndarray[Any, Any] | None, classes: Sequence[str]
+    precisions: Sequence[np.ndarray[Any, Any] | None], classes: Sequence[str]
 ) -> dict[str, float | None]:
-    names = ["AP", "AP50", "AP75", *(f"AP/{name}" for name in classes)]
-    if precision is None:
-        return dict.fromkeys(names)
-    chosen = [precision, precision[0], precision[5], *np.moveaxis(precision, 2, 0)]
-    return {name: _mean(values) for name, values in zip(names, chosen, strict=True)}
-
-
-def _mean(precision: np.ndarray[Any, Any]) -> float | None:
-    known = precision[precision > -1]
-    return 100.0 * float(known.mean()) if known.size else None
+    known = [precision for precision in precisions if precision is not None]
+    if not known:
+        return dict.fromkeys(["AP", "AP50", "AP75", *(f"AP/{name}" for name in classes)])
+    stacked = 100.0 * np.stack(known)
+    return {
+        "AP": float(stacked.mean()),
+        "AP50": float(stacked[:, 0].mean()),
+        "AP75": float(stacked[:, 5].mean()),
+        **{
+            f"AP/{name}": None if one is None else 100.0 * float(one.mean())
+            for name, one in zip(classes, precisions, strict=True)
+        },
+    }
