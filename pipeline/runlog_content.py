@@ -18,7 +18,7 @@ from pipeline.provenance import Provenance
 FileContent = bytes | Path | str
 """Bytes to store, a file to copy, or an address to write down."""
 
-MAX_COPIED_BYTES: Final = 64 * 2**20
+MAX_COPIED_BYTES: Final = 512 * 2**20
 """Larger files stay where they are and are listed in `REFERENCES_FILE` with place and size."""
 REFERENCES_FILE: Final = "references.json"
 
