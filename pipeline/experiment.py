@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from datasets.registry import BENCHMARKS
 from models.baselines.overlap import OverlapConfig
@@ -34,6 +34,9 @@ from pipeline.train import HISTORY_PART, read_history, train
 
 if TYPE_CHECKING:
     from pipeline.runlog import ProcessRun, RunLog
+
+_FEW_SEQUENCES: Final = 32
+"""Joined and scored in this process: that takes less than starting workers."""
 
 Say = Callable[[str], None]
 """Takes one line for the person who watches."""
@@ -293,10 +296,10 @@ def _enter(
 ) -> tuple[ResultRow, Artefact]:
     """Associate and score one contestant, and write its row."""
     with _Step(say, f"track and score, {contestant.kind}") as step:
-        tracks = associate(
-            contestant.detections, contestant.association, num_workers=options.num_workers
-        )
-        scores = score(frames, tracks, config.evaluation, num_workers=options.num_workers)
+        is_small = len(frames.sequences()) <= _FEW_SEQUENCES
+        num_workers = 1 if is_small else options.num_workers
+        tracks = associate(contestant.detections, contestant.association, num_workers=num_workers)
+        scores = score(frames, tracks, config.evaluation, num_workers=num_workers)
         report = read_report(scores)
         metrics: dict[str, Number] = headline_numbers(report.metrics)
         if contestant.kind != "bound":
