@@ -124,12 +124,23 @@ def _check_ray() -> Iterator[Finding]:
             "`export RAY_AUTH_MODE=token` in every shell"
         )
         yield Finding(level="warning", subject="ray token", message=message)
+    elif mode == "token" and not _has_token():
+        message = "there is none yet: `ray start` needs one; run `ray get-auth-token --generate`"
+        yield Finding(level="warning", subject="ray token", message=message)
     else:
         yield Finding(level="ok", subject="ray token", message=f"RAY_AUTH_MODE={mode}")
     shared = Path("/dev/shm")  # noqa: S108  (where Ray keeps its objects, nothing is written)
     if shared.is_dir() and shutil.disk_usage(shared).total < _SHARED_MEMORY_BYTES:
         message = "smaller than 1 GiB: Ray falls back to disk; give the container --shm-size"
         yield Finding(level="warning", subject="shared memory", message=message)
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a token, by its own order of places."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    return Path(path).is_file()
 
 
 def _check_root(root: str) -> Iterator[Finding]:

@@ -50,7 +50,9 @@ def test_a_root_that_cannot_be_written_is_code_1(
 def test_benchmark_and_data_root_go_together(
     half: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.run(doctor.main, half) == 1
+    with pytest.raises(SystemExit) as caught:
+        command.run(doctor.main, half)
+    assert caught.value.code == 2
     assert "--benchmark and --data-root go together" in capsys.readouterr().err
 
 

@@ -78,22 +78,40 @@ def test_a_root_may_be_a_file_uri(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "level", "text"),
+    ("mode", "token", "level", "text"),
     [
-        (None, "warning", "export RAY_AUTH_MODE=token"),
-        ("token", "ok", "RAY_AUTH_MODE=token"),
-        ("disabled", "ok", "RAY_AUTH_MODE=disabled"),
+        (None, "file", "warning", "export RAY_AUTH_MODE=token"),
+        ("token", None, "warning", "ray get-auth-token --generate"),
+        ("token", "file", "ok", "RAY_AUTH_MODE=token"),
+        ("token", "variable", "ok", "RAY_AUTH_MODE=token"),
+        ("token", "path", "ok", "RAY_AUTH_MODE=token"),
+        ("disabled", None, "ok", "RAY_AUTH_MODE=disabled"),
     ],
 )
-def test_an_unset_token_mode_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str | None, level: str, text: str
+def test_a_cluster_needs_a_token_and_the_mode_that_asks_for_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str | None,
+    token: str | None,
+    level: str,
+    text: str,
 ) -> None:
-    """Unset, `ray start` and `ray job submit` disagree on whether a token is needed."""
-    if mode is None:
-        monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    else:
+    """With the mode unset, `ray start` and `ray job submit` disagree on whether there is one; with
+    the mode set and no token, `ray start` fails."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places = {"file": tmp_path / ".ray" / "auth_token", "path": tmp_path / "elsewhere"}
+    if mode is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    findings = list(examine_setup(str(tmp_path), tmp_path / "absent.txt"))
+    if token in places:
+        places[token].parent.mkdir(exist_ok=True)
+        places[token].write_text("0" * 64)
+    if token == "path":
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(places["path"]))
+    if token == "variable":
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    findings = list(examine_setup(str(tmp_path / "root"), tmp_path / "absent.txt"))
     assert levels(findings)["ray token"] == level
     assert text in message(findings, "ray token")
 
