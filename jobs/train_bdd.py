@@ -84,7 +84,8 @@ def _print_outcome(outcome: "Outcome", root: str) -> None:
     for stage, artefact in outcome.artefacts.items():
         print(f"{stage:14}{artefact.folder}")
     print(f"{'overlay video':14}{outcome.overlay}")
-    print(f"{'leaderboard':14}python -m jobs.leaderboard --output-root {root} --html board.html")
+    show = f"{sys.executable} -m jobs.leaderboard --output-root {root} --html board.html"
+    print(f"{'leaderboard':14}{show}")
     print(f"{'in MLflow':14}{outcome.how_to_view}")
 
 

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -205,7 +206,7 @@ class RunLog:
         page = f"/#/experiments/{number}/runs?{query}"
         if self._database is None:
             return f"{self.uri}{page}"
-        return f"mlflow server --backend-store-uri {self.uri}, then http://127.0.0.1:5000{page}"
+        return f"{sys.executable} -m mlflow server --backend-store-uri {self.uri}, then http://127.0.0.1:5000{page}"
 
     def log_files(self, run_id: str, files: Mapping[str, FileContent]) -> None:
         """Artefacts of any run by path; see `log_result`."""
