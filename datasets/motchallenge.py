@@ -65,6 +65,10 @@ SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """`half_train` is the first n // 2 + 1 frames of every training sequence, `half_val` the rest."""
 
+_LARGEST_FRAME_NUMBER: Final = 2**31 - 1
+"""Frames are stored as int32."""
+_LARGEST_ID: Final = 2**53
+"""Beyond it, two ids could read as one: the numbers of a row are read as float64."""
 _COLUMNS_OF_BOX: Final = 7
 _COLUMNS_OF_TRUTH: Final = {"mot15": 7, "mot17": 9, "mot20": 9}
 
@@ -383,6 +387,11 @@ def _check_row(values: Sequence[float], num_frames: int | None) -> tuple[int, in
     frame_number, identity = int(values[0]), int(values[1])
     if frame_number != values[0] or identity != values[1]:
         raise ValueError(f"{place}: expected integers")
+    if frame_number > _LARGEST_FRAME_NUMBER or abs(identity) > _LARGEST_ID:
+        raise ValueError(
+            f"{place}: expected a frame number up to {_LARGEST_FRAME_NUMBER} and an id up to "
+            f"{_LARGEST_ID} either side of 0"
+        )
     if not 1 <= frame_number <= (math.inf if num_frames is None else num_frames):
         last = "" if num_frames is None else f" to {num_frames}, the seqLength"
         raise ValueError(f"{place}: expected a frame number from 1{last}")

@@ -118,6 +118,8 @@ class TestTruth:
             ("1,1,0,0,1,1,1,14,1", "class 14"),
             ("1,5,0,0,1,1,1,1.5,1", "class 1.5"),
             ("1,5,0,0,1,1,1,-1,1", "class -1"),
+            ("5000000000,1,0,0,1,1,1,1,1", "expected a frame number up to 2147483647"),
+            ("1,1e30,0,0,1,1,1,1,1", "id 1e.30: expected"),
         ],
     )
     def test_broken_rows_raise_in_scoring_and_are_counted_by_ingest(
@@ -209,6 +211,9 @@ class TestResults:
             ("1,1,0,0,1,1,nan\n", "not finite"),
             ("1,1,0,0,-1,1,1\n", "size -1"),
             ("frame,id\n", "line 1"),
+            ("5000000000,1,0,0,1,1,1\n", "line 1: frame number 5e.09, id 1: expected a frame"),
+            ("1,1e30,0,0,1,1,1\n", "line 1: frame number 1, id 1e.30: expected .* an id up to"),
+            ("1,-1e19,0,0,1,1,1\n", "an id up to 9007199254740992"),
         ],
     )
     def test_broken_rows_raise_with_file_and_place(
