@@ -4,9 +4,8 @@ PyAV brings its own FFmpeg and is imported inside the functions that need it. Fr
 presentation order from 0, as a decoder gives them that starts at the beginning of the file.
 """
 
-import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,8 +15,6 @@ from typing import Any, Final, Self, cast
 
 import numpy as np
 import numpy.typing as npt
-
-logger = logging.getLogger(__name__)
 
 Image = npt.NDArray[np.uint8]
 
@@ -74,6 +71,7 @@ def iterate_frames(
     stop: int | None = None,
     step: int = 1,
     stream_index: int | None = None,
+    on_damaged: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, int, Image]]:
     """Frames `start`, `start + step` ... before `stop`, exactly as decoding from 0 gives them.
 
@@ -83,6 +81,8 @@ def iterate_frames(
         stop: Frame to end before, None for all; a video that is shorter just ends.
         step: Distance of the frames given; those between are decoded but not converted.
         stream_index: Stream of the container, None for the one it calls its best.
+        on_damaged: Called with the index of every decoded frame whose data is damaged, before that
+            frame is given; its image shows what the decoder could make of it.
 
     Yields:
         Frame index, time in microseconds since the first frame, and the upright image, uint8
@@ -100,6 +100,8 @@ def iterate_frames(
 
     reformatter = VideoReformatter()
     for index, timestamp_us, frame in _frames_from(path, start, stream_index):
+        if frame.is_corrupt and on_damaged is not None:
+            on_damaged(index)
         if (index - start) % step == 0:
             # One thread: tasks of other sequences run on the other cores.
             rgb = reformatter.reformat(frame, format="rgb24", threads=1)
@@ -327,8 +329,6 @@ def _number(
     try:
         for frame in frames:
             origin = frame.pts if origin is None else origin
-            if frame.is_corrupt:
-                logger.warning("%s: frame %d is damaged, shown as far as it decodes", path, index)
             yield index, _microseconds(stream, frame, index, origin), frame
             index += 1
     except (av.FFmpegError, _CutShortError) as error:

@@ -4,8 +4,9 @@ The frames are read twice, once to find the tracks and once to draw them.
 """
 
 import json
+import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,8 @@ from pipeline.render import render_sequence
 
 if TYPE_CHECKING:
     from models.qdtrack.model import QDTrack
+
+logger = logging.getLogger(__name__)
 
 Image = npt.NDArray[np.uint8]
 TimedImage = tuple[int, int | None, Image]
@@ -51,14 +54,23 @@ class FrameSource:
     images: tuple[Path, ...] = ()
     """The files of a folder of images; empty for a video."""
 
-    def read(self, stop: int | None = None) -> Iterator[TimedImage]:
+    def read(
+        self, stop: int | None = None, *, on_damaged: Callable[[int], None] | None = None
+    ) -> Iterator[TimedImage]:
         """Frames from the first on, at most `stop` of them.
+
+        Args:
+            stop: frame to end before, None for all.
+            on_damaged: see `iterate_frames`; a damaged file of a folder of images is broken.
 
         Raises:
             ValueError: a broken file, named, after the frames before it; or a frame of another
                 size than the first.
         """
-        frames = iterate_frames(self.path, stop=stop) if not self.images else self._decode(stop)
+        if self.images:
+            frames = self._decode(stop)
+        else:
+            frames = iterate_frames(self.path, stop=stop, on_damaged=on_damaged)
         shape: tuple[int, ...] | None = None
         for index, timestamp_us, image in frames:
             shape = shape or image.shape
@@ -164,7 +176,8 @@ def track_video(
     tracker = build_tracker(association)
     class_names = model.config.classes
     class_map = np.arange(len(class_names), dtype=np.int16)
-    frames = _UntilBroken(source.read(max_frames))
+    damaged: list[int] = []
+    frames = _UntilBroken(source.read(max_frames, on_damaged=damaged.append))
     parts: list[Tracks] = []
     timestamps_us: list[int | None] = []
     height, width, num_detections = 0, 0, 0
@@ -189,6 +202,11 @@ def track_video(
             progress.advance(len(batch))
     if not timestamps_us:
         raise ValueError(frames.problem or f"{source.path}: there is no frame")
+    if damaged:
+        logger.warning(
+            "%s: damaged frames: %d, the first is frame %d; used as far as they decode",
+            *(source.path, len(damaged), damaged[0]),
+        )
     return TrackedVideo(
         source=source,
         tracks=_concatenate(parts),

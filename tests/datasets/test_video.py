@@ -320,6 +320,28 @@ class TestBroken:
         stopped = [index for index, _, _ in iterate_frames(path, start=15, stop=20)]
         assert stopped == [15, 16, 17, 18, 19]
 
+    def test_damaged_frames_are_given_and_told_of(self, plain: Path, tmp_path: Path) -> None:
+        with av.open(str(plain)) as container:
+            packets = [p for p in container.demux(container.streams.video[0]) if p.size]
+        times = sorted(packet.pts for packet in packets)
+        packet = packets[33]  # of a frame that others refer to
+        spoiled = times.index(packet.pts)
+        end = packet.pos + packet.size
+        data = bytearray(plain.read_bytes())
+        data[end - 6 : end] = bytes(6)
+        path = tmp_path / "damaged.mp4"
+        path.write_bytes(data)
+        damaged: list[int] = []
+        found = [index for index, _, _ in iterate_frames(path, on_damaged=damaged.append)]
+        assert found == list(range(NUM_FRAMES))
+        assert damaged == [spoiled]
+        # One that is decoded but not asked for is told of, too; one before `start` is not.
+        for start, expected in ((spoiled - 3, [spoiled]), (spoiled + 1, [])):
+            damaged.clear()
+            some = iterate_frames(path, start=start, step=5, on_damaged=damaged.append)
+            assert [index for index, _, _ in some] == list(range(start, NUM_FRAMES, 5))
+            assert damaged == expected
+
     @pytest.mark.parametrize("content", [b"", b"no video at all", bytes(5000)])
     def test_what_is_no_video_is_named(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "x.mp4"

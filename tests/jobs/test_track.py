@@ -269,7 +269,9 @@ class CountingSource(FrameSource):
 
     counts: list[int] = field(default_factory=list)
 
-    def read(self, stop: int | None = None) -> Iterator[tuple[int, int | None, np.ndarray]]:
+    def read(
+        self, stop: int | None = None, **_: Any
+    ) -> Iterator[tuple[int, int | None, np.ndarray]]:
         alive: weakref.WeakSet[Any] = weakref.WeakSet()
         for index in range(24):
             image = np.full((64, 96, 3), 9 * index, np.uint8).view(Picture)
@@ -289,7 +291,9 @@ class Picture(np.ndarray):
 class InterruptedSource(FrameSource):
     """Somebody presses Ctrl-C while the overlay is drawn."""
 
-    def read(self, stop: int | None = None) -> Iterator[tuple[int, int | None, np.ndarray]]:
+    def read(
+        self, stop: int | None = None, **_: Any
+    ) -> Iterator[tuple[int, int | None, np.ndarray]]:
         for index, image in enumerate(scenery(10)):
             if stop is not None and index == 4:
                 raise KeyboardInterrupt
@@ -330,6 +334,24 @@ class TestBrokenVideos:
         assert len(cut.tracks) > 0
         for name, column in vars(whole.tracks).items():
             assert np.array_equal(column, getattr(cut.tracks, name)), name
+
+    def test_damaged_frames_are_counted_and_used(
+        self, video: Path, model: QDTrack, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with av.open(str(video)) as container:
+            packets = [p for p in container.demux(container.streams.video[0]) if p.size]
+        data = bytearray(video.read_bytes())
+        end = packets[4].pos + packets[4].size
+        data[end - 60 : end] = bytes(60)
+        path = tmp_path / "damaged.mp4"
+        path.write_bytes(data)
+        tracked = track_video(open_source(path), model, ASSOCIATION, batch_size=2)
+        assert (tracked.num_frames, tracked.problem) == (10, None)
+        number = sorted(packet.pts for packet in packets).index(packets[4].pts)
+        (warning,) = [record.getMessage() for record in caplog.records]
+        assert warning == (
+            f"{path}: damaged frames: 1, the first is frame {number}; used as far as they decode"
+        )
 
     def test_a_limit_before_the_break_makes_it_whole(
         self, cut_video: Path, weights: Path, tmp_path: Path
