@@ -25,8 +25,6 @@ class Benchmark:
     super_classes: Mapping[str, tuple[str, ...]]
     """Groups of classes that are scored together as well."""
     splits: tuple[str, ...]
-    headline_metric: str
-    """The metric that ranks a leaderboard."""
     list_sequences: Callable[[Path, str], tuple[list[SequenceSource], list[Problem]]]
     """(data root, split) -> sequences by name, and what is missing of others."""
     read_annotations: Callable[[SequenceSource], tuple[SequenceTruth, list[Problem]]]
@@ -45,7 +43,6 @@ def _motchallenge(name: str) -> Benchmark:
         classes=motchallenge.CLASSES,
         super_classes={},
         splits=motchallenge.SPLITS[name],
-        headline_metric="HOTA",
         list_sequences=partial(motchallenge.list_sequences, name),
         read_annotations=motchallenge.read_annotations,
         read_truth=partial(motchallenge.read_truth, name),
@@ -60,7 +57,6 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
         classes=bdd100k.CLASSES,
         super_classes=bdd100k.SUPER_CLASSES,
         splits=bdd100k.SPLITS,
-        headline_metric="mMOTA",
         list_sequences=bdd100k.list_sequences,
         read_annotations=bdd100k.read_annotations,
         read_truth=bdd100k.read_truth,
