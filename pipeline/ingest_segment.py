@@ -190,7 +190,7 @@ def _image_frames(
             image = Path(path).read_bytes()
             # Decoded once, here, so that no later stage stops at a broken frame.
             height, width = decode_image(image).shape[:2]
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             _report_broken(outcome, segment.source, index, f"{path}: {error}")
             image = b""
         yield Frame(
@@ -219,6 +219,7 @@ def _video_frames(
         start=segment.start * stride + phase,
         stop=None if stop is None else (stop - 1) * stride + phase + 1,
         step=stride,
+        on_damaged=lambda number: _report_damaged(outcome, source, number),
     )
     broken = "the video ends before this frame"
     try:
@@ -255,6 +256,11 @@ def _report_broken(outcome: Outcome, source: SequenceSource, index: int, what: s
     where = f"{_where(source)}, frame {index}"
     outcome.broken_frames.append(index)
     outcome.problems.append(Problem(where=where, what=f"{what}; kept without an image"))
+
+
+def _report_damaged(outcome: Outcome, source: SequenceSource, number: int) -> None:
+    what = f"{source.video}: frame {number} of the video is damaged; kept as far as it decodes"
+    outcome.problems.append(Problem(where=_where(source), what=what))
 
 
 def _frame_name(source: SequenceSource, truth: SequenceTruth | None, index: int) -> str:
