@@ -44,6 +44,24 @@ def test_tokens_are_on_and_nothing_listens_on_a_public_address(repository: Path,
     assert "0.0.0.0" not in yaml.safe_dump(config)
 
 
+def test_raw_data_is_mounted_at_the_same_path_on_every_node(repository: Path) -> None:
+    options = cluster_configs(repository)["cloud"]["docker"]["run_options"]
+    assert "-v /data:/data:ro" in options
+    assert "--data-root /data/" in (repository / "docs" / "cluster.md").read_text()
+
+
+def test_both_builders_leave_the_same_files_out(repository: Path) -> None:
+    """podman reads .containerignore, docker only .dockerignore."""
+    first, second = (repository / name for name in (".containerignore", ".dockerignore"))
+    assert first.read_text() == second.read_text()
+    assert {".venv/", ".git/"} <= set(first.read_text().split())
+
+
+def test_the_image_asks_for_the_gpus_of_its_node(repository: Path) -> None:
+    text = (repository / "Containerfile").read_text()
+    assert "NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility" in text
+
+
 def test_the_cloud_has_cpu_and_gpu_workers_and_an_idle_head(repository: Path) -> None:
     config = cluster_configs(repository)["cloud"]
     types = config["available_node_types"]
