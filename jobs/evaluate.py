@@ -12,7 +12,7 @@ from pathlib import Path
 if not __package__:  # run by its path: import from the checkout, not from jobs/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from jobs import command
+from jobs import command, options
 
 EXAMPLE = (
     "python -m jobs.evaluate --benchmark bdd100k --truth labels/box_track_20/val "
@@ -31,11 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = EvaluationConfig(protocol=arguments.benchmark, box_convention=arguments.box_convention)
     truths = benchmark.read_truth(arguments.truth)
     results = benchmark.read_results(arguments.results)
-    if arguments.num_workers > 1:
+    num_workers = arguments.num_workers
+    if num_workers > 1:
         from pipeline.cluster import connect
 
-        connect(num_cpus=arguments.num_workers)
-    report = evaluate(build_protocol(config), truths, results, num_workers=arguments.num_workers)
+        connect(num_cpus=num_workers)
+        num_workers = options.choose_workers(num_workers)
+    report = evaluate(build_protocol(config), truths, results, num_workers=num_workers)
     if arguments.json is not None:
         command.write_text(arguments.json, report.to_json())
     print(format_table(report.metrics))

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     frames = open_artefact(arguments.frames)
     cluster.connect(num_cpus=arguments.num_workers)
     cluster.check_shared_root(frames.root)
-    num_workers = options.choose_workers(arguments.num_workers)
+    num_workers = options.choose_workers(arguments.num_workers, arguments.gpus_per_worker)
     weights = adopt_weights(arguments.weights, frames.root, frames.dataset)
     detections = infer(
         frames,
@@ -59,7 +59,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--associate", action="store_true", help="join the detections into tracks as well"
     )
     options.add_config_options(parser, default_recipe="qdtrack_frcnn_r50_bdd100k")
-    options.add_run_options(parser)
+    options.add_run_options(parser, output_root=False)
     return parser.parse_args(argv)
 
 

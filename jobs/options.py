@@ -3,12 +3,16 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from jobs import command
 
 if TYPE_CHECKING:
     from pipeline.config import ExperimentConfig
 
 logger = logging.getLogger(__name__)
+
+_DEFAULT_WORKERS: Final = 8
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, default_recipe: str | None) -> None:
@@ -38,34 +42,47 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
     group.add_argument(
         "--data-root",
         metavar="DIR",
-        type=Path,
+        type=_folder,
         required=required,
         help="folder of the benchmark's files" + ("" if required else "; without it synthetic"),
     )
     group.add_argument("--strict", action="store_true", help="stop at the first broken input file")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """``--output-root``, ``--num-workers`` and ``--gpus-per-worker``."""
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, *, output_root: bool = True, gpus: bool = True
+) -> None:
+    """``--num-workers`` and, for jobs where they mean something, the others.
+
+    Args:
+        output_root: ``--output-root``, for jobs that read no artefact whose root they take.
+        gpus: ``--gpus-per-worker``, for jobs that train or infer.
+    """
     group = parser.add_argument_group("where and with what")
-    group.add_argument(
-        "--output-root",
-        metavar="DIR|URI",
-        help="root of all results, a folder or s3://...; else $QUASAR_ROOT, else ~/quasar",
-    )
+    if output_root:
+        group.add_argument(
+            "--output-root",
+            metavar="DIR|URI",
+            help="root of all results, a folder or s3://...; else $QUASAR_ROOT, else ~/quasar",
+        )
     group.add_argument(
         "--num-workers",
         metavar="N",
-        type=int,
+        type=command.positive_int,
         help="workers of every stage; by default the CPUs of the cluster, at most 8",
     )
-    group.add_argument(
-        "--gpus-per-worker",
-        metavar="G",
-        type=float,
-        default=0.0,
-        help="GPUs of each training and inference worker",
-    )
+    if gpus:
+        group.add_argument(
+            "--gpus-per-worker",
+            metavar="G",
+            type=float,
+            default=0.0,
+            help="GPUs of each training and inference worker",
+        )
 
 
 def build_config(recipe: str, options: argparse.Namespace) -> "ExperimentConfig":
@@ -83,12 +100,26 @@ def build_config(recipe: str, options: argparse.Namespace) -> "ExperimentConfig"
     return apply_overrides(config, parse_assignments(options.set))
 
 
-def choose_workers(requested: int | None) -> int:
-    """Number of workers; Ray must be connected where none was requested."""
-    if requested is not None:
-        if requested < 1:
-            raise ValueError(f"--num-workers is {requested}, expected at least 1")
-        return requested
-    from pipeline.cluster import available_cpus
+def choose_workers(requested: int | None, gpus_per_worker: float = 0.0) -> int:
+    """Number of workers that the connected cluster can hold, at most `requested`, else at most 8.
 
-    return min(8, available_cpus())
+    More would wait for ever for CPUs or GPUs that never come.
+
+    Raises:
+        ValueError: the cluster cannot hold even one worker.
+    """
+    from pipeline.cluster import worker_capacity
+
+    if gpus_per_worker < 0:
+        raise ValueError(f"--gpus-per-worker is {gpus_per_worker:g}, expected 0 or more")
+    capacity = worker_capacity(1.0, gpus_per_worker)
+    if capacity < 1 and gpus_per_worker > 0:
+        raise ValueError(
+            f"--gpus-per-worker is {gpus_per_worker:g}, but no node of the cluster has that; leave "
+            "it out to run on CPUs, or add nodes with GPUs"
+        )
+    if capacity < 1:
+        raise ValueError("no node of the cluster has a CPU for a worker; add one")
+    if requested is not None and requested > capacity:
+        logger.warning("%d workers in place of %d: Ray has room for no more", capacity, requested)
+    return min(requested or _DEFAULT_WORKERS, capacity)

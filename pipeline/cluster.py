@@ -2,18 +2,23 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.store import is_local
-
-logger = logging.getLogger(__name__)
 
 
 def connect(*, num_cpus: int | None = None) -> None:
     """Attach to the running cluster that ``RAY_ADDRESS`` names, or start Ray here. Idempotent.
 
+    Ray itself names the cluster to the jobs that are submitted to it.
+
     Args:
-        num_cpus: CPUs of a Ray started here; ignored, with a warning, on an existing cluster.
+        num_cpus: CPUs of a Ray started here, by default this machine's; a running cluster has its
+            own.
+
+    Raises:
+        ValueError: no connection: nothing at that address, or another token.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Left unset, client and head disagree on whether a token is needed (Ray 2.59 and later).
@@ -24,11 +29,17 @@ def connect(*, num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not os.environ.get("RAY_ADDRESS"):
-        options |= {"include_dashboard": False, "num_cpus": num_cpus}
-    elif num_cpus is not None:
-        logger.warning("the CPUs of a running cluster are its own: num_cpus=%d unused", num_cpus)
-    ray.init(**options)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Left unset, Ray would join whatever it finds running on this machine.
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
+    try:
+        ray.init(**options)
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise ValueError(
+            f"Ray at {address or 'this machine'} does not answer: {error}; check RAY_ADDRESS, and "
+            "that RAY_AUTH_MODE=token and the token are the same as on the head"
+        ) from error
     quiet_ray_data()
 
 
@@ -49,11 +60,24 @@ def check_shared_root(root: str) -> None:
         )
 
 
-def available_cpus() -> int:
-    """CPUs of the connected cluster."""
-    import ray
+def worker_capacity(num_cpus: float, num_gpus: float = 0.0) -> int:
+    """How many workers of this size the connected cluster holds when nothing else runs.
 
-    return int(ray.cluster_resources().get("CPU", 1))
+    A cluster that grows on demand counts as large as it may grow.
+    """
+    import ray
+    from ray._private.state import state  # as Ray Train and Ray Data do: there is no public way
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = state.get_max_resources_from_cluster_config() or {}
+    return max(
+        sum(_fit(node, num_cpus, num_gpus) for node in nodes), _fit(largest, num_cpus, num_gpus)
+    )
+
+
+def _fit(resources: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
+    wanted = {"CPU": num_cpus, "GPU": num_gpus}
+    return min(int(resources.get(name, 0) / need) for name, need in wanted.items() if need > 0)
 
 
 def quiet_ray_data() -> None:

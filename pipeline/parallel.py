@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from pipeline.cluster import worker_capacity
 from pipeline.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ R = TypeVar("R")
 _MAX_RETRIES: Final = 3
 _TASKS_PER_ACTOR: Final = 2
 """One running, one waiting: the actor never idles while the driver handles a result."""
+_PATIENCE_S: Final = 60.0
+"""Seconds without any worker after which the log says what is waited for."""
 
 
 class SequenceError(ValueError):
@@ -39,7 +42,8 @@ def map_sequences(
     Args:
         function: picklable, safe to run twice.
         items: what to hand to the function, by name of sequence.
-        num_workers: at most 1 runs in this process without Ray.
+        num_workers: at most 1 runs in this process without Ray; more than the cluster can hold
+            are as many as it can hold.
         label: name of the stage, for the progress line.
         num_cpus: CPUs each worker reserves.
         per_task: sequences handed to a worker at a time; more than one pays where a sequence takes
@@ -47,6 +51,7 @@ def map_sequences(
 
     Raises:
         SequenceError: the function raised; names the sequence. Nothing else is started after it.
+        ValueError: no node of the cluster can hold even one worker.
     """
 
     def build() -> Callable[[T], R]:
@@ -76,7 +81,8 @@ def map_sequences_with(
     """`map_sequences` for functions with something costly to build once per worker (a model).
 
     Args:
-        build: picklable; called once in every worker, returns the function.
+        build: picklable; called once in every worker, returns the function. What it raises comes
+            out as it is.
         on_result: called in this process as each result arrives, in order of completion.
     """
     names = sorted(items)
@@ -92,8 +98,8 @@ def map_sequences_with(
         if num_workers <= 1 or len(names) <= 1:
             _run_here(build, items, names, accept)
         else:
-            count = min(num_workers, len(names))
             batches = [names[i : i + per_task] for i in range(0, len(names), per_task)]
+            count = _count_actors(min(num_workers, len(batches)), num_cpus, num_gpus)
             _run_on_actors(build, items, batches, accept, count, num_cpus, num_gpus)
     return {name: results[name] for name in names}
 
@@ -108,6 +114,18 @@ def _run_here(
     for name in names:
         assert function is not None
         accept(name, _apply(function, name, items[name]))
+
+
+def _count_actors(wanted: int, num_cpus: float, num_gpus: float) -> int:
+    capacity = worker_capacity(num_cpus, num_gpus)
+    if capacity < 1:
+        raise ValueError(
+            f"no node of the cluster has the {num_cpus:g} CPUs and {num_gpus:g} GPUs that one "
+            "worker takes; ask for less, or add such a node"
+        )
+    if capacity < wanted:
+        logger.info("%d workers in place of %d: the cluster holds no more", capacity, wanted)
+    return min(wanted, capacity)
 
 
 def _run_on_actors(
@@ -130,6 +148,9 @@ def _run_on_actors(
     actors = [remote.remote(build) for _ in range(count)]
     waiting = deque(batches)
     running: dict[Any, tuple[list[str], Any]] = {}
+    # Only a worker that has started gets work: one that finds no room, because others use the
+    # cluster too, may never start, and what it was given would wait with it.
+    starting = {actor.start.remote(): actor for actor in actors}
 
     def submit(actor: Any) -> None:
         if waiting:
@@ -137,23 +158,16 @@ def _run_on_actors(
             running[actor.run.remote([(name, items[name]) for name in names])] = (names, actor)
 
     try:
-        for _ in range(_TASKS_PER_ACTOR):
-            for actor in actors:
-                submit(actor)
-        while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            names, actor = running.pop(done[0])
-            try:
-                results = ray.get(done[0])
-            except ray.exceptions.RayTaskError as error:
-                raise _named(names[0], error.cause) from error
-            except ray.exceptions.RayError as error:
-                raise SequenceError(
-                    f"sequence {names[0]!r}{_and_more(names)}: its worker died "
-                    f"{_MAX_RETRIES + 1} times ({error}); the node may be short of memory: use "
-                    "fewer workers"
-                ) from error
-            for name, result in zip(names, results, strict=True):
+        while waiting or running:
+            done = _first_done([*running, *starting], timeout=None if running else _PATIENCE_S)
+            if done in starting:
+                _check_start(done)
+                actor = starting.pop(done)
+                for _ in range(_TASKS_PER_ACTOR):
+                    submit(actor)
+                continue
+            names, actor = running.pop(done)
+            for name, result in zip(names, _fetch(done, names), strict=True):
                 accept(name, result)
             submit(actor)
     finally:
@@ -163,13 +177,63 @@ def _run_on_actors(
                 ray.kill(actor)
 
 
+def _first_done(references: list[Any], *, timeout: float | None) -> Any:
+    import ray
+
+    while True:
+        done, _ = ray.wait(references, num_returns=1, timeout=timeout)
+        if done:
+            return done[0]
+        logger.warning("no worker has started yet: waiting for free CPUs or GPUs in the cluster")
+
+
+def _check_start(reference: Any) -> None:
+    """Raise what `build` raised, as it would have been raised in this process."""
+    import ray
+
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise SequenceError(f"no worker could be started: {_death(error)}") from error
+
+
+def _fetch(reference: Any, names: list[str]) -> list[Any]:
+    import ray
+
+    try:
+        results: list[Any] = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise _named(names[0], error.cause) from error
+    except ray.exceptions.RayError as error:
+        where = f"sequence {names[0]!r}{_and_more(names)}"
+        raise SequenceError(f"{where}: {_death(error)}") from error
+    return results
+
+
+def _death(error: Exception) -> str:
+    return (
+        f"its process died {_MAX_RETRIES + 1} times ({error}); the node may be short of memory: "
+        "use fewer workers"
+    )
+
+
 class _Worker:
     """Holds what `build` made and applies it to one sequence after another."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
-        self._function = build()
+        self._build = build
+        self._function: Callable[[Any], Any] | None = None
+
+    def start(self) -> None:
+        # Not in the constructor: Ray hides what a constructor raises behind the actor's death.
+        self._function = self._build()
 
     def run(self, batch: list[tuple[str, Any]]) -> list[Any]:
+        if self._function is None:  # a process that took the place of one that died
+            self.start()
+        assert self._function is not None
         return [_apply(self._function, name, item) for name, item in batch]
 
 

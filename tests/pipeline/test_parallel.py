@@ -1,7 +1,9 @@
 """The worker pool gives the same results whatever the workers do, and names what failed."""
 
+import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +83,55 @@ def test_several_sequences_at_a_time_give_the_same(ray_session: None) -> None:
 def test_a_failure_on_an_actor_names_the_sequence_too(ray_session: None, per_task: int) -> None:
     with pytest.raises(SequenceError, match=r"^sequence 's3': three is not a crowd"):
         map_sequences(fail_on_three, ITEMS, num_workers=2, label="x", per_task=per_task)
+
+
+def fail_to_build() -> Callable[[int], int]:
+    raise ValueError("these weights are of another model")
+
+
+@pytest.mark.slow
+def test_what_fails_while_a_worker_starts_comes_out_as_it_is(ray_session: None) -> None:
+    """Promise: the same error as in one process, not the death of an actor."""
+    with pytest.raises(ValueError, match=r"^these weights are of another model$"):
+        map_sequences_with(fail_to_build, ITEMS, num_workers=2, label="x")
+
+
+@pytest.mark.slow
+def test_more_workers_than_the_cluster_holds_are_fewer(
+    ray_session: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Eight actors on two CPUs waited for each other for ever."""
+    caplog.set_level(logging.INFO)
+    items = {f"s{i:02d}": i for i in range(16)}
+    results = map_sequences(square, items, num_workers=8, label="x")
+    assert results == {name: value * value for name, value in items.items()}
+    assert "2 workers in place of 8" in caplog.text
+
+
+@pytest.mark.slow
+def test_workers_without_room_are_not_waited_for(ray_session: None) -> None:
+    """Somebody else holds one of the two CPUs: the other one does all the work."""
+    import ray
+
+    holder = ray.remote(num_cpus=1)(Holder).remote()
+    ray.get(holder.wait.remote())
+    try:
+        assert map_sequences(square, ITEMS, num_workers=2, label="x")["s6"] == 36
+    finally:
+        ray.kill(holder)
+
+
+class Holder:
+    """Takes a CPU of the cluster."""
+
+    def wait(self) -> float:
+        return time.time()
+
+
+@pytest.mark.slow
+def test_a_worker_that_fits_nowhere_is_an_error(ray_session: None) -> None:
+    with pytest.raises(ValueError, match="3 CPUs and 0 GPUs that one worker takes"):
+        map_sequences(square, ITEMS, num_workers=2, label="x", num_cpus=3)
 
 
 @pytest.mark.slow
