@@ -20,8 +20,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipeline.doctor import examine_data, examine_setup
     from pipeline.store import resolve_root
 
-    if (arguments.data_root is None) != (arguments.benchmark is None):
-        raise ValueError("--benchmark and --data-root go together: which files, and where")
     constraints = Path(__file__).resolve().parents[1] / "constraints.txt"
     findings = list(examine_setup(resolve_root(arguments.output_root), constraints))
     if arguments.data_root is not None:
@@ -45,7 +43,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-root", metavar="DIR", type=Path, help="the benchmark's files")
     parser.add_argument("--output-root", metavar="DIR|URI", help="root of all results")
     parser.add_argument("--json", action="store_true", help="findings as JSON on stdout")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if (arguments.data_root is None) != (arguments.benchmark is None):
+        parser.error("--benchmark and --data-root go together: which files, and where")
+    return arguments
 
 
 if __name__ == "__main__":

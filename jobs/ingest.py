@@ -52,10 +52,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         __doc__, example="python -m jobs.ingest --data-root /data/bdd100k --split val"
     )
     parser.add_argument("--split", required=True, help="train, val, test, det_train ...")
-    parser.add_argument("--benchmark", metavar="NAME", help="another benchmark than the recipe's")
+    parser.add_argument(
+        "--benchmark", choices=command.BENCHMARKS, help="another benchmark than the recipe's"
+    )
     options.add_data_options(parser, required=True)
     options.add_config_options(parser, default_recipe="qdtrack_frcnn_r50_bdd100k")
-    options.add_run_options(parser)
+    options.add_run_options(parser, gpus=False)
     return parser.parse_args(argv)
 
 

@@ -116,7 +116,6 @@ def test_the_stages_one_by_one_find_the_same_results(
         (["--set", "train.sed=3"], "train.seed"),
         (["--set", "association.kind=sort"], "quasi_dense, tao, overlap"),
         (["--set", "train.seed"], "path=value"),
-        (["--num-workers", "0"], "--num-workers is 0"),
         (["--weights", "absent.safetensors"], "absent.safetensors"),
     ],
 )
@@ -126,6 +125,13 @@ def test_wrong_arguments_are_named_before_any_work(
     data = ["--data-root", str(experiment.data_root), "--output-root", str(tmp_path / "out")]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train_bdd.main([*data, *arguments])
+
+
+def test_no_workers_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train_bdd.main(["--num-workers", "0"])
+    assert caught.value.code == 2
+    assert "'0' is not a whole number from 1" in capsys.readouterr().err
 
 
 def test_a_published_recipe_never_starts_from_random_weights(

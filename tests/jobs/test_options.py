@@ -1,0 +1,66 @@
+"""Arguments that several jobs share: what is wrong usage, and how many workers there are."""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from jobs import evaluate, infer, ingest, options
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
+def test_the_number_of_workers_counts_from_1(text: str) -> None:
+    parser = argparse.ArgumentParser()
+    options.add_run_options(parser)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--num-workers", text])
+    assert caught.value.code == 2
+
+
+def test_the_data_root_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of Ray run in other working directories, and nobody else expands the tilde."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    parser = argparse.ArgumentParser()
+    options.add_data_options(parser, required=True)
+    found = [parser.parse_args(["--data-root", text]).data_root for text in ("raw", "~/raw")]
+    assert found == [tmp_path / "raw", tmp_path / "home" / "raw"]
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (ingest.main, ["--data-root", ".", "--split", "val", "--benchmark", "kitti"]),
+        (ingest.main, ["--data-root", ".", "--split", "val", "--gpus-per-worker", "1"]),
+        (infer.main, ["--frames", "f", "--weights", "w", "--output-root", "elsewhere"]),
+        (infer.main, ["--frames", "f", "--weights", "w", "--num-workers", "0"]),
+        (evaluate.main, ["--benchmark", "mot17", "--truth", "t", "--results", "r", "--gpus", "1"]),
+    ],
+)
+def test_what_would_have_no_effect_is_wrong_usage(
+    main: Callable[[Sequence[str]], int], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+@pytest.mark.slow
+def test_workers_are_never_more_than_the_cluster_holds(
+    ray_session: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert options.choose_workers(None) == 2
+    assert options.choose_workers(1) == 1
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert options.choose_workers(8) == 2
+    assert "2 workers in place of 8" in caplog.text
+
+
+@pytest.mark.slow
+def test_gpus_that_no_node_has_are_an_error(ray_session: None) -> None:
+    """The suite's Ray has all CPUs it says, but no thousand GPUs anywhere."""
+    with pytest.raises(ValueError, match=r"--gpus-per-worker is 1000.*leave it out"):
+        options.choose_workers(2, 1000.0)
