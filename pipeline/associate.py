@@ -45,7 +45,7 @@ def associate(detections: Artefact, config: AssociationConfig, *, num_workers: i
         split=detections.split,
         fingerprint=fingerprint(STAGE, VERSION, settings, [detections.fingerprint]),
     )
-    if artefact.manifest() is not None:
+    if artefact.is_complete():
         return artefact
     sequences = detections.sequences()
     missing = artefact.missing(sequences)

@@ -84,7 +84,7 @@ def infer(
             STAGE, VERSION, settings, [frames.fingerprint, weights.fingerprint]
         ),
     )
-    if artefact.manifest() is not None:
+    if artefact.is_complete():
         return artefact
     sequences = frames.sequences()
     todo = {name: frames.part(name) for name in artefact.missing(sequences)}

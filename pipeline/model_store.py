@@ -44,7 +44,7 @@ def adopt_weights(path: Path, root: str, dataset: str) -> Artefact:
         split=_ADOPTED_SPLIT,
         fingerprint=digest[:_FINGERPRINT_DIGITS],
     )
-    if artefact.manifest() is None:
+    if not artefact.is_complete():
         _copy_in(artefact, path)
         details = {"source": path.name, "origin": metadata.origin}
         artefact.finish([MODEL_PART], details | {"model": config_to_dict(metadata.config)})

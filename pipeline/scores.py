@@ -48,7 +48,7 @@ def score(
             STAGE, VERSION, config_to_dict(config), [frames.fingerprint, tracks.fingerprint]
         ),
     )
-    if artefact.manifest() is not None:
+    if artefact.is_complete():
         return artefact
     names = tracks.sequences()
     if names != frames.sequences():

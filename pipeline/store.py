@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from datasets.schema import SCHEMA_VERSION
+
 logger = logging.getLogger(__name__)
 
 MANIFEST: Final = "manifest.json"
 _MAX_NAME_BYTES: Final = 200
+_LOOK_UP_THREADS: Final = 16
 _SAFE_CHARACTERS: Final = " -_.@+=,"
 
 
@@ -78,7 +82,7 @@ def decode_name(encoded: str) -> str:
 def fingerprint(
     stage: str, version: int, settings: Mapping[str, Any], inputs: Sequence[str] = ()
 ) -> str:
-    """16 hexadecimal digits naming a result: same settings and inputs, same name.
+    """16 hexadecimal digits naming a result: same settings, inputs and columns, same name.
 
     Args:
         stage: name of the stage.
@@ -86,7 +90,13 @@ def fingerprint(
         settings: the configuration that changes the result; JSON values only.
         inputs: fingerprints of the artefacts or files that are read.
     """
-    content = {"stage": stage, "version": version, "settings": settings, "inputs": list(inputs)}
+    content = {
+        "stage": stage,
+        "version": version,
+        "schema_version": SCHEMA_VERSION,
+        "settings": settings,
+        "inputs": list(inputs),
+    }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -281,7 +291,16 @@ class Artefact:
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of the names whose part is not valid, in sorted order: what is left to do."""
         existing = set(self.part_names())
-        return [n for n in sorted(names) if n not in existing or not self.part(n).is_valid()]
+        wanted = sorted(names)
+
+        def is_valid(name: str) -> bool:
+            return name in existing and self.part(name).is_valid()
+
+        # Two requests a part: on a remote root the time is spent waiting for answers.
+        with ThreadPoolExecutor(_LOOK_UP_THREADS) as pool:
+            return [
+                name for name, ok in zip(wanted, pool.map(is_valid, wanted), strict=True) if not ok
+            ]
 
     def part_names(self) -> list[str]:
         """Names of all parts that were begun, sorted."""
@@ -316,6 +335,11 @@ class Artefact:
         """When the stage finished, in seconds since the epoch; see `sequences` for the error."""
         self.sequences()
         return float((self.manifest() or {})["finished_at"])
+
+    def is_complete(self) -> bool:
+        """Whether the stage finished here and every part is still there in its whole size."""
+        manifest = self.manifest()
+        return manifest is not None and not self.missing(manifest["sequences"])
 
     def finish(self, sequences: Iterable[str], details: Mapping[str, Any]) -> None:
         """Declare the artefact complete. The caller has checked that every part is valid."""

@@ -1,11 +1,13 @@
 """Promises of the artefact store: finished or absent, damaged means rebuilt, names stay inside."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from pipeline import store
 from pipeline.store import (
     Artefact,
     StoreError,
@@ -73,6 +75,31 @@ def test_only_missing_and_damaged_parts_are_left_to_do(artefact: Artefact) -> No
     assert artefact.missing(["d", "c", "b", "a"]) == ["b", "d"]
     with pytest.raises(StoreError, match="cut short"):
         artefact.part("b").read_parquet("table.parquet")
+
+
+def test_complete_means_finished_and_still_whole(artefact: Artefact) -> None:
+    for name in ("a", "b"):
+        with artefact.part(name).write() as writer:
+            writer.write_parquet("one.parquet", pa.table({"x": [1]}))
+    assert not artefact.is_complete()
+    artefact.finish(["a", "b"], {})
+    assert artefact.is_complete()
+    file = Path(artefact.part("b").folder) / "one.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert not artefact.is_complete()
+    with artefact.part("b").write():
+        pass
+    assert artefact.is_complete()
+    shutil.rmtree(artefact.part("a").folder)
+    assert not artefact.is_complete()
+
+
+def test_another_version_of_the_columns_is_another_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = fingerprint("infer", 1, {})
+    monkeypatch.setattr(store, "SCHEMA_VERSION", store.SCHEMA_VERSION + 1)
+    assert fingerprint("infer", 1, {}) != before
 
 
 def test_rewriting_a_part_withdraws_the_old_manifest_first(artefact: Artefact) -> None:
