@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from datasets.registry import Benchmark
+from datasets.registry import BENCHMARKS, Benchmark
 from datasets.schema import Problem, SequenceSource
 from models.config_io import config_to_dict
 from pipeline.ingest_segment import Outcome, Segment, cut_segments, group_stills, ingest_segment
@@ -47,6 +47,11 @@ class DataConfig:
     """Quality at which decoded video frames are encoded, 1 to 100."""
 
     def __post_init__(self) -> None:
+        if self.benchmark not in BENCHMARKS:
+            names = ", ".join(sorted(BENCHMARKS))
+            raise ValueError(f"benchmark is {self.benchmark!r}, expected one of {names}")
+        if not self.train_splits:
+            raise ValueError("train_splits is empty, expected the name of at least one split")
         if self.label_stride < 1 or not self.label_phase >= 0:
             raise ValueError(
                 f"label_stride is {self.label_stride} and label_phase {self.label_phase}, "
@@ -57,7 +62,7 @@ class DataConfig:
 
 
 class IngestError(ValueError):
-    """Under `strict`: the first broken file. Otherwise: nothing at all could be read."""
+    """Under `strict`: the first broken file. Otherwise: nothing could be read, or not stored."""
 
 
 class NothingFoundError(IngestError):
@@ -82,7 +87,8 @@ def ingest(
 
     Raises:
         NothingFoundError: the split has no raw files.
-        IngestError: a problem under `strict`, or no sequence that can be read.
+        IngestError: a problem under `strict`, be it of an earlier run; no sequence that can be
+            read; or the storage failed.
     """
     sources, problems = benchmark.list_sequences(data_root, split)
     if not sources:
@@ -95,8 +101,10 @@ def ingest(
     if strict and problems:
         raise _stop(problems[0])
     artefact = _artefact(benchmark, data_root, split, config, root, sources)
-    if artefact.manifest() is None:
+    if not artefact.is_complete():
         _ingest_missing(artefact, sources, problems, config, strict)
+    if strict and (stored := report(artefact)):  # of a run that was not strict
+        raise _stop(stored[0])
     return artefact
 
 
@@ -187,6 +195,8 @@ def _stream(
         _SegmentTask(artefact, config.jpeg_quality), num_cpus=1
     )
     for row in dataset.iter_rows():
+        if isinstance(row["outcome"], IngestError):
+            raise row["outcome"]
         yield row["outcome"]
 
 
@@ -197,8 +207,15 @@ class _SegmentTask:
         self._artefact = artefact
         self._jpeg_quality = jpeg_quality
 
-    def __call__(self, row: dict[str, Segment]) -> dict[str, Outcome]:
-        return {"outcome": ingest_segment(self._artefact, row["segment"], self._jpeg_quality)}
+    def __call__(self, row: dict[str, Segment]) -> dict[str, Outcome | IngestError]:
+        segment = row["segment"]
+        try:
+            return {"outcome": ingest_segment(self._artefact, segment, self._jpeg_quality)}
+        except OSError as error:
+            # As a value: raised here, it would reach the user inside two errors of Ray's.
+            name = segment.source.name
+            place = self._artefact.part(name).folder
+            return {"outcome": IngestError(f"sequence {name!r}, stored in {place}: {error}")}
 
 
 def _finish_part(artefact: Artefact, outcomes: Sequence[Outcome]) -> None:

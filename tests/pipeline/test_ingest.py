@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,45 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
         artefact.part(name).verify()
 
 
+def test_a_part_lost_after_the_end_is_made_again(
+    ray_session: None, data_root: Path, tmp_path: Path
+) -> None:
+    artefact = run(data_root, tmp_path)
+    lost, damaged, kept = artefact.sequences()
+    shutil.rmtree(artefact.part(lost).folder)
+    shard = Path(artefact.part(damaged).folder) / "frames-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    before = {p: t for p, t in modified(artefact).items() if f"/{kept}/" in p}
+    artefact = run(data_root, tmp_path)
+    assert {p: t for p, t in modified(artefact).items() if p in before} == before
+    assert artefact.sequences() == [lost, damaged, kept]
+    for name in artefact.sequences():
+        artefact.part(name).verify()
+
+
+def test_a_storage_that_fails_is_one_error_with_the_sequence_and_the_place(
+    ray_session: None, data_root: Path, tmp_path: Path
+) -> None:
+    name = image_folders(data_root)[0].name
+    artefact = run(data_root, tmp_path)
+    folder = Path(artefact.part(name).folder)
+    shutil.rmtree(folder)
+    folder.touch()  # in the way of the folder to write, like a disk that takes no more
+    with pytest.raises(IngestError, match=f"^sequence '{name}', stored in {folder}: .*exists"):
+        run(data_root, tmp_path)
+
+
+def test_strict_refuses_what_a_run_that_was_not_strict_let_pass(
+    ray_session: None, data_root: Path, tmp_path: Path
+) -> None:
+    image = sorted(image_folders(data_root)[0].iterdir())[1]
+    image.write_bytes(b"no image")
+    artefact = run(data_root, tmp_path)
+    assert artefact.details()["num_broken_frames"] == 1
+    with pytest.raises(IngestError, match=rf"{image.name}.*--strict"):
+        run(data_root, tmp_path, strict=True)
+
+
 def test_a_changed_input_is_another_artefact(
     ray_session: None, data_root: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +168,7 @@ def test_a_broken_frame_keeps_its_row_without_an_image(
     images = sorted(folder.iterdir())
     images[2].write_bytes(images[2].read_bytes()[:500])
     images[4].unlink()
+    images[4].mkdir()  # whatever cannot be read: here a folder of that name
     artefact = run(data_root, tmp_path)
     part = artefact.part(folder.name)
     frames = FrameReader(part).read(0, 100)
@@ -207,3 +248,16 @@ def test_grouping_stills_leaves_sequences_alone(data_root: Path) -> None:
     sequences, _ = BDD100K.list_sequences(data_root, "train")
     assert group_stills(sequences) == sequences
     assert [len(group.images) for group in group_stills(stills, stills_per_group=5)] == [5, 5, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"benchmark": "kitti"}, "benchmark is 'kitti', expected one of bdd100k, mot15"),
+        ({"train_splits": ()}, "train_splits is empty"),
+        ({"jpeg_quality": 0}, "jpeg_quality is 0"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**values)
