@@ -60,6 +60,8 @@ DROPPED_FROM_STILLS: Final = frozenset({"traffic light", "traffic sign"})
 """Categories of the detection set that the tracking set does not know."""
 
 SPLITS: Final = ("train", "val", "test", "det_train", "det_val")
+PUBLISHED_SEQUENCES: Final[Mapping[str, int]] = {"train": 1400, "val": 200}
+"""Tracking sequences that come with labels."""
 FRAME_RATE: Final = 5.0
 """Labelled frames per second."""
 LABEL_STRIDE: Final = 6
@@ -186,7 +188,7 @@ def read_results(path: Path) -> dict[str, SequenceResult]:
 def expected_files(data_root: Path) -> list[ExpectedFile]:
     """What the data set consists of, and what of it is there."""
     rows = []
-    for split, count in (("train", 1400), ("val", 200)):
+    for split, count in PUBLISHED_SEQUENCES.items():
         images, videos = f"images/track/{split}", f"videos/{split}"
         has_frames = exists(data_root / images) or exists(data_root / videos)
         what = f"frames of the {count} tracking sequences (or raw video in {videos})"

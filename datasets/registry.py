@@ -25,6 +25,9 @@ class Benchmark:
     super_classes: Mapping[str, tuple[str, ...]]
     """Groups of classes that are scored together as well."""
     splits: tuple[str, ...]
+    published_sequences: Mapping[str, int]
+    """Split -> sequences with frames and labels in the published data set, where that is one
+    number; the doctor compares."""
     list_sequences: Callable[[Path, str], tuple[list[SequenceSource], list[Problem]]]
     """(data root, split) -> sequences by name, and what is missing of others."""
     read_annotations: Callable[[SequenceSource], tuple[SequenceTruth, list[Problem]]]
@@ -43,6 +46,8 @@ def _motchallenge(name: str) -> Benchmark:
         classes=motchallenge.CLASSES,
         super_classes={},
         splits=motchallenge.SPLITS[name],
+        # Copies differ: MOT17 is handed on with one or with three detectors a sequence.
+        published_sequences={},
         list_sequences=partial(motchallenge.list_sequences, name),
         read_annotations=motchallenge.read_annotations,
         read_truth=partial(motchallenge.read_truth, name),
@@ -57,6 +62,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
         classes=bdd100k.CLASSES,
         super_classes=bdd100k.SUPER_CLASSES,
         splits=bdd100k.SPLITS,
+        published_sequences=bdd100k.PUBLISHED_SEQUENCES,
         list_sequences=bdd100k.list_sequences,
         read_annotations=bdd100k.read_annotations,
         read_truth=bdd100k.read_truth,

@@ -52,17 +52,38 @@ def examine_setup(output_root: str, constraints: Path) -> Iterator[Finding]:
 
 
 def examine_data(benchmark: Benchmark, data_root: Path) -> Iterator[Finding]:
-    """Which files of a benchmark are there, and which are missing."""
+    """Which files of a benchmark are there, which are missing, and how many sequences are whole.
+
+    Folders are listed, no file is opened.
+    """
     if not data_root.is_dir():
         yield Finding(level="error", subject="data", message=f"{data_root} is not a folder")
         return
-    for file in benchmark.expected_files(data_root):
+    files = benchmark.expected_files(data_root)
+    for file in files:
         subject = f"data {file.path}"
         if file.exists:
             yield Finding(level="ok", subject=subject, message=file.what)
         else:
             level: Level = "error" if file.required else "warning"
             yield Finding(level=level, subject=subject, message=f"missing: {file.what}")
+    missing = {Path(file.path).name for file in files if file.required and not file.exists}
+    for split, num_published in benchmark.published_sequences.items():
+        if split not in missing:
+            yield _compare_sequences(benchmark, data_root, split, num_published)
+
+
+def _compare_sequences(
+    benchmark: Benchmark, data_root: Path, split: str, num_published: int
+) -> Finding:
+    """Sequences with both frames and labels against those that were published."""
+    sources, problems = benchmark.list_sequences(data_root, split)
+    message = f"{len(sources)} sequences of {num_published} have frames and labels"
+    level: Level = "ok" if len(sources) == num_published and not problems else "warning"
+    if problems:
+        first = problems[0]
+        message += f"; {len(problems)} problems, the first: {first.where}: {first.what}"
+    return Finding(level=level if sources else "error", subject=f"data {split}", message=message)
 
 
 def _check_python() -> Iterator[Finding]:

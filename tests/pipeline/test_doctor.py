@@ -3,8 +3,10 @@
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,35 @@ class TestData:
         ):
             assert found[f"data {path}"] == "ok"
         assert found["data images/track/test"] == "warning"
+
+    def test_sequences_are_counted_against_the_published_ones(self, data_root: Path) -> None:
+        findings = list(examine_data(BENCHMARKS["bdd100k"], data_root))
+        found = {f.subject: (f.level, f.message) for f in findings}
+        expected = "2 sequences of 1400 have frames and labels"
+        assert found["data train"] == ("warning", expected)
+        expected = "1 sequences of 200 have frames and labels"
+        assert found["data val"] == ("warning", expected)
+
+    def test_the_published_number_is_in_order(self, data_root: Path) -> None:
+        small = replace(BENCHMARKS["bdd100k"], published_sequences={"train": 2, "val": 2})
+        found = levels(list(examine_data(small, data_root)))
+        assert (found["data train"], found["data val"]) == ("ok", "warning")
+
+    def test_one_label_file_of_many_is_not_enough(self, data_root: Path, tmp_path: Path) -> None:
+        small = replace(BENCHMARKS["bdd100k"], published_sequences={"train": 2})
+        root = tmp_path / "bdd100k"
+        shutil.copytree(data_root, root)
+        labels = sorted((root / "labels/box_track_20/train").iterdir())
+        labels[0].unlink()
+        findings = list(examine_data(small, root))
+        assert levels(findings)["data labels/box_track_20/train"] == "ok"
+        assert levels(findings)["data train"] == "warning"
+        text = message(findings, "data train")
+        assert text.startswith("1 sequences of 2 have frames and labels; 1 problems, the first: ")
+        assert labels[0].stem in text
+        labels[1].rename(labels[1].with_stem("another"))
+        findings = list(examine_data(small, root))
+        assert levels(findings)["data train"] == "error"
 
     @pytest.mark.parametrize(
         ("removed", "level"),
