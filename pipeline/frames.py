@@ -46,16 +46,18 @@ class FrameReader:
 
     def read(self, start: int, stop: int) -> list[Frame]:
         """Frames `start` to `stop` (exclusive), cut to what exists, in order."""
-        start, stop = max(0, start), min(stop, self.num_frames)
-        frames: list[Frame] = []
-        position = start
-        while position < stop:
-            index = bisect_right(self._starts, position) - 1
-            first = self._starts[index]
-            end = min(stop, self._starts[index + 1])
-            frames += self._read_file(index, position - first, end - first)
-            position = end
-        return frames
+        return [
+            Frame(**{key: value for key, value in row.items() if key != "sequence"})
+            for table in self._read_tables(start, stop)
+            for row in table.to_pylist()
+        ]
+
+    def read_images(self, start: int, stop: int) -> pa.Table:
+        """The same frames as a table of `frame_index` and `image`, without a Python object each."""
+        columns = ["frame_index", "image"]
+        tables = list(self._read_tables(start, stop, columns))
+        empty = FRAMES_SCHEMA.empty_table().select(columns)
+        return pa.concat_tables([empty, *tables]).combine_chunks()
 
     def iterate(self, rows: int = ROWS_PER_GROUP) -> Iterator[list[Frame]]:
         """All frames in order, `rows` at a time, each row group read once."""
@@ -76,21 +78,32 @@ class FrameReader:
             names += table["name"].to_pylist()
         return tuple(names)
 
-    def _read_file(self, index: int, start: int, stop: int) -> list[Frame]:
+    def _read_tables(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """One table per file that holds some of the frames."""
+        position, stop = max(0, start), min(stop, self.num_frames)
+        while position < stop:
+            index = bisect_right(self._starts, position) - 1
+            first = self._starts[index]
+            end = min(stop, self._starts[index + 1])
+            yield self._read_file(index, position - first, end - first, columns)
+            position = end
+
+    def _read_file(
+        self, index: int, start: int, stop: int, columns: Sequence[str] | None
+    ) -> pa.Table:
         where = f"{self.part.folder}/{self._files[index].name}"
         try:
             file = self._parquet(index, where)
             groups, offset = _groups_of(file.metadata, start, stop)
-            table = file.read_row_groups(groups).slice(start - offset, stop - start)
+            table = file.read_row_groups(groups, columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(
                 f"{where}: cannot be read ({error}); it was cut short or changed after it was "
                 "written: delete its folder and run ingest again"
             ) from error
-        return [
-            Frame(**{key: value for key, value in row.items() if key != "sequence"})
-            for row in table.to_pylist()
-        ]
+        return table.slice(start - offset, stop - start)
 
     def _parquet(self, index: int, where: str) -> pq.ParquetFile:
         if self._open is None or self._open[0] != index:
@@ -106,7 +119,16 @@ class FramesFile:
     def __init__(self, sink: Any, sequence: str) -> None:
         self._sink = sink
         self._sequence = sequence
-        self._writer = pq.ParquetWriter(sink, FRAMES_SCHEMA, compression="none")
+        # Images want neither a dictionary nor least and greatest values, each a pass over them, and
+        # the size of a page is only looked at once a batch.
+        self._writer = pq.ParquetWriter(
+            sink,
+            FRAMES_SCHEMA,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            write_batch_size=1,
+        )
         self._buffer: list[Frame] = []
 
     def __enter__(self) -> Self:

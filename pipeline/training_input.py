@@ -69,22 +69,19 @@ def read_training_set(
     Raises:
         ValueError: the model and a benchmark have no class in common.
     """
-    places = [(artefact, name) for artefact in frames for name in artefact.sequences()]
-    maps = {
-        name: _class_indices(name, BENCHMARKS[name].classes, classes)
-        for name in {artefact.details()["benchmark"] for artefact in frames}
-    }
-
-    def read(place: tuple[Artefact, str]) -> PairSequence:
-        artefact, name = place
-        unique = f"{artefact.dataset}/{artefact.split}/{name}"
-        return _read_sequence(artefact.part(name), unique, maps[artefact.details()["benchmark"]])
-
+    places: list[tuple[Part, str, npt.NDArray[np.int16]]] = []
+    for artefact in frames:
+        benchmark = artefact.details()["benchmark"]
+        class_map = _class_indices(benchmark, BENCHMARKS[benchmark].classes, classes)
+        places += [
+            (artefact.part(name), f"{artefact.dataset}/{artefact.split}/{name}", class_map)
+            for name in artefact.sequences()
+        ]
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        sequences = list(pool.map(read, places))
+        sequences = list(pool.map(lambda place: _read_sequence(*place), places))
     return TrainingSet(
         index=index_pairs(sequences, scope=scope, window=window),
-        parts=tuple(artefact.part(name) for artefact, name in places),
+        parts=tuple(part for part, _, _ in places),
         targets=tuple(sequence.targets for sequence in sequences),
     )
 
@@ -249,7 +246,7 @@ def _read_sequence(part: Part, name: str, class_indices: npt.NDArray[np.int16]) 
 
 
 def _class_indices(
-    dataset: str, benchmark_classes: Sequence[str], classes: Sequence[str]
+    benchmark: str, benchmark_classes: Sequence[str], classes: Sequence[str]
 ) -> npt.NDArray[np.int16]:
     """Class of the model for every class of the benchmark, and a last entry for -1: unmapped."""
     position = {name: index for index, name in enumerate(classes)}
@@ -257,6 +254,6 @@ def _class_indices(
     if max(found) == UNMAPPED_CLASS:
         raise ValueError(
             f"the model's classes {', '.join(classes)} have none in common with those of "
-            f"{dataset}, {', '.join(benchmark_classes)}; change model.classes or the data"
+            f"{benchmark}, {', '.join(benchmark_classes)}; change model.classes or the data"
         )
     return np.array([*found, UNMAPPED_CLASS], np.int16)

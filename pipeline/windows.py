@@ -28,8 +28,8 @@ _TASKS_AT_A_TIME: Final = 2
 def read_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterator[Window]:
     """The windows, read by this process one at a time."""
     for read in reads:
-        frames = FrameReader(parts[read.sequence_index]).read(read.start, read.stop)
-        yield {frame.frame_index: frame.image for frame in frames}
+        reader = FrameReader(parts[read.sequence_index])
+        yield dict(_frames_of(reader.read_images(read.start, read.stop)))
 
 
 def stream_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterator[Window]:
@@ -68,20 +68,13 @@ def stream_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterat
 
 def _read_block(block: pa.Table) -> pa.Table:
     """The Ray Data function: windows in, their frames out."""
-    frames = [
-        frame
-        for row in block.to_pylist()
-        for frame in FrameReader(Part(folder=row["folder"], name=row["name"])).read(
+    return pa.concat_tables(
+        FrameReader(Part(folder=row["folder"], name=row["name"])).read_images(
             row["start"], row["stop"]
         )
-    ]
-    return pa.table(
-        {
-            "frame_index": pa.array([frame.frame_index for frame in frames], pa.int32()),
-            "image": pa.array([frame.image for frame in frames], pa.binary()),
-        }
+        for row in block.to_pylist()
     )
 
 
-def _frames_of(batch: pa.Table) -> Iterator[tuple[int, bytes]]:
-    return zip(batch["frame_index"].to_pylist(), batch["image"].to_pylist(), strict=True)
+def _frames_of(images: pa.Table) -> Iterator[tuple[int, bytes]]:
+    return zip(images["frame_index"].to_pylist(), images["image"].to_pylist(), strict=True)

@@ -51,6 +51,8 @@ def part(tmp_path: Path) -> Part:
 def test_any_range_gives_exactly_its_frames(part: Part, start: int, stop: int) -> None:
     expected = [frame(i) for i in range(max(0, start), min(100, stop))]
     assert FrameReader(part).read(start, stop) == expected
+    images = FrameReader(part).read_images(start, stop).to_pylist()
+    assert images == [{"frame_index": f.frame_index, "image": f.image} for f in expected]
 
 
 @pytest.mark.parametrize("rows", [1, 16, 32, 45, 1000])
