@@ -160,6 +160,8 @@ class _Loop:
         self.num_steps = steps_per_epoch * config.optimizer.epochs
         self.step = 0
         """Optimiser steps done."""
+        self.finished_at = time.perf_counter()
+        """When the last one ended."""
         self.history = History()
 
     def run_epoch(self, steps: Steps, checkpoint_every: int) -> None:
@@ -241,7 +243,10 @@ class _Loop:
             ) from error
         self.step += 1
         values = self._mean_over_workers(values)
-        elapsed = time.perf_counter() - started
+        finished_at = time.perf_counter()
+        # What happens between steps (checkpoints, validation) counts, too.
+        elapsed = finished_at - self.finished_at
+        self.finished_at = finished_at
         return {
             **values,
             "learning_rate": rate,
