@@ -23,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = convert_state_dict(read_foreign_checkpoint(arguments.checkpoint), arguments.layout)
     config = {"classes": tuple(arguments.classes)} if arguments.classes else {}
     model = build_model("qdtrack_frcnn", layout=arguments.layout, **config)
-    model.load_state_dict(state, strict=True)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:  # a shape: --classes of another number, another backbone
+        raise ValueError(f"{arguments.checkpoint} does not fit the model: {error}") from error
     save_weights(arguments.output, model, origin=arguments.layout)
     print(f"{arguments.output}: {len(state)} tensors, classes {', '.join(model.config.classes)}")
     return command.DONE
