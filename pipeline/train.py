@@ -13,6 +13,7 @@ from datasets.transforms import AugmentConfig
 from models.config_io import config_to_dict
 from models.qdtrack.config import OptimizerConfig, QDTrackConfig
 from pipeline.model_store import MODEL_PART, STAGE
+from pipeline.overrides import flatten
 from pipeline.progress import Progress
 from pipeline.store import Artefact, fingerprint, join_location, open_filesystem
 
@@ -37,6 +38,16 @@ OnMetrics = Callable[[int, dict[str, float]], None]
 
 EpochScore = Callable[["QDTrack", int], dict[str, float]]
 """(model, epoch) -> metrics; picklable, runs on the worker of rank 0 after every epoch."""
+
+_FIXED_BY_WEIGHTS: Final = (
+    "classes",
+    "input.",
+    "detector.pooling.",
+    "detector.rpn.anchor_scale",
+    "detector.rpn.aspect_ratios",
+    "detector.roi_head.delta_stds",
+)
+"""Beginnings of the fields of a model that its weights were made for."""
 
 _CHECKPOINTS_FOLDER: Final = "checkpoints"
 _SNAPSHOT_FILE: Final = "checkpoint_manager_snapshot.json"
@@ -109,6 +120,9 @@ def weights_artefact(
     }
     for name in ("validation_pairs", "validation_sequences"):
         del settings["train"][name]
+    backbone = train_config.backbone_weights
+    if backbone is not None and Path(backbone).is_file():
+        settings["train"]["backbone_weights"] = _digest(backbone)
     return Artefact(
         root=frames[0].root,
         stage=STAGE,
@@ -144,7 +158,8 @@ def train(
         train_config: of the training.
         num_workers: must divide `pairs_per_step`.
         gpus_per_worker: 0 trains on CPUs, one thread per worker.
-        init_weights: a weights file of ours to start from; its config must be `model_config`.
+        init_weights: a weights file of ours to start from, made with the same classes, input and
+            conventions; see `initial_model`.
         validation: artefact whose losses are computed after every epoch.
         score_epoch: whatever else there is to measure after every epoch.
         on_metrics: called in this process for every step once, in order. After a restart of the
@@ -165,7 +180,7 @@ def train(
             f"{num_workers} workers; choose a multiple of their number"
         )
     output = weights_artefact(frames, model_config, train_config, init_weights)
-    if output.manifest() is not None:
+    if output.is_complete():
         return output
     import ray
 
@@ -227,10 +242,12 @@ def initial_model(
     Args:
         model_config: of the network.
         train_config: its seed draws what is not loaded, its backbone weights are.
-        init_weights: a weights file of ours, which is then all that is loaded.
+        init_weights: a weights file of ours, which is then all that is loaded. Its config may
+            differ in what only training or suppression reads, but not in what the weights mean.
 
     Raises:
-        ValueError: neither weights nor `backbone_weights` are given, or they do not fit.
+        ValueError: neither weights nor `backbone_weights` are given, or they do not fit; names the
+            first field that differs.
     """
     import torch
 
@@ -242,11 +259,7 @@ def initial_model(
         model = QDTrack(model_config)
     if init_weights is not None:
         loaded = load_weights(init_weights)
-        if loaded.model.config.classes != model_config.classes:
-            raise ValueError(
-                f"{init_weights} knows the classes {', '.join(loaded.model.config.classes)}, the "
-                f"config {', '.join(model_config.classes)}; they must be the same, in this order"
-            )
+        _check_same_meaning(loaded.model.config, model_config, init_weights)
         try:
             model.load_state_dict(loaded.model.state_dict())
         except RuntimeError as error:
@@ -254,6 +267,17 @@ def initial_model(
     elif train_config.backbone_weights != RANDOM_BACKBONE:
         load_backbone_weights(model, train_config.backbone_weights)
     return model
+
+
+def _check_same_meaning(found: QDTrackConfig, expected: QDTrackConfig, path: str) -> None:
+    """Fields that no shape of a tensor shows, yet without which the numbers are worth nothing."""
+    values = flatten(found)
+    for name, value in flatten(expected).items():
+        if name.startswith(_FIXED_BY_WEIGHTS) and values[name] != value:
+            raise ValueError(
+                f"{path} was trained with model.{name} {values[name]!r}, the config has {value!r}: "
+                "they must be the same, change the config or start from other weights"
+            )
 
 
 def _plan_first_epoch(training_set: "TrainingSet", config: TrainConfig) -> int:

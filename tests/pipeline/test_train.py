@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +27,8 @@ from pipeline.checkpoints import (
     remove_old_checkpoints,
     write_checkpoint,
 )
-from pipeline.model_store import load_model
+from pipeline.model_store import MODEL_PART, load_model
+from pipeline.overrides import apply_overrides
 from pipeline.store import Artefact
 from pipeline.train import TrainConfig, initial_model, read_history, train, weights_artefact
 from pipeline.training_input import TrainingSet, iterate_steps, read_training_set
@@ -393,11 +395,75 @@ def test_training_starts_from_given_weights(tmp_path: Path) -> None:
     found = initial_model(MODEL, config, str(tmp_path / "w"))
     assert_same_state(found.state_dict(), given.state_dict())
     other = replace(MODEL, classes=("car", "train"))
-    with pytest.raises(ValueError, match="knows the classes car, bus, the config car, train"):
+    with pytest.raises(ValueError, match=r"model\.classes .*'car', 'bus'.*has .*'car', 'train'"):
         initial_model(other, config, str(tmp_path / "w"))
     smaller = replace(MODEL, embedding=replace(MODEL.embedding, embedding_dim=8))
     with pytest.raises(ValueError, match="does not fit the model's config"):
         initial_model(smaller, config, str(tmp_path / "w"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("input.channels", "bgr"),
+        ("input.mean", "(103.53, 116.28, 123.675)"),
+        ("input.std", "(1.0, 1.0, 1.0)"),
+        ("input.short_side", "32"),
+        ("detector.pooling.level_rule", "vis4d"),
+        ("detector.rpn.anchor_scale", "8.0"),
+        ("detector.rpn.aspect_ratios", "(1.0, 2.0, 0.5)"),
+        ("detector.roi_head.delta_stds", "(0.1, 0.1, 0.1, 0.1)"),
+    ],
+)
+def test_weights_made_for_another_meaning_of_their_numbers_are_refused(
+    tmp_path: Path, field: str, value: str
+) -> None:
+    """Every tensor fits: only the config in the file shows it."""
+    other = apply_overrides(MODEL, {field: value})
+    save_weights(tmp_path / "w", initial_model(other, TRAIN))
+    with pytest.raises(ValueError, match=rf"trained with model\.{re.escape(field)} "):
+        initial_model(MODEL, TRAIN, str(tmp_path / "w"))
+
+
+def test_weights_may_be_trained_on_in_another_way(tmp_path: Path) -> None:
+    overrides = {
+        "detector.rpn.sample_size": "32",
+        "detector.roi_head.positive_fraction": "0.5",
+        "quasi_dense.sample_size": "32",
+    }
+    given = initial_model(apply_overrides(MODEL, overrides), TRAIN)
+    save_weights(tmp_path / "w", given)
+    found = initial_model(MODEL, TRAIN, str(tmp_path / "w"))
+    assert_same_state(found.state_dict(), given.state_dict())
+
+
+def test_backbone_weights_count_in_the_name_by_content(
+    frames: list[Artefact], tmp_path: Path
+) -> None:
+    def name(source: str) -> str:
+        config = replace(TRAIN, backbone_weights=source)
+        return weights_artefact(frames, MODEL, config).fingerprint
+
+    for file, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / file).write_bytes(content)
+    a, b, c = (name(str(tmp_path / file)) for file in "abc")
+    assert a == b != c
+    assert len({a, c, name("random"), name("torchvision")}) == 4
+
+
+def test_weights_whose_file_is_gone_are_no_finished_training(
+    frames: list[Artefact], tmp_path: Path
+) -> None:
+    """The manifest alone was taken for the result, and every later stage failed."""
+    absent = [replace(frames[0], root=str(tmp_path))]
+    output = weights_artefact(absent, MODEL, TRAIN)
+    with output.part(MODEL_PART).write() as writer, writer.open_file("x") as stream:
+        stream.write(b"x")
+    output.finish([MODEL_PART], {})
+    assert train(absent, MODEL, TRAIN) == output
+    (Path(output.part(MODEL_PART).folder) / "x").unlink()
+    with pytest.raises(ValueError, match=str(absent[0].folder)):  # it starts to read frames
+        train(absent, MODEL, TRAIN)
 
 
 def test_pairs_must_divide_over_the_workers(frames: list[Artefact]) -> None:
