@@ -368,8 +368,8 @@ def open_artefact(folder: str) -> Artefact:
             f"{folder}: no finished artefact here (no {MANIFEST} of a stage); name a folder "
             "<root>/<stage>/<dataset>/<split>/<fingerprint> as the jobs print it"
         )
-    base, mark, query = location.partition("?")
-    root = "/".join(base.split("/")[:-4]) + mark + query
+    base, mark, query = location.partition("?") if "://" in location else (location, "", "")
+    root = "/".join(base.rstrip("/").split("/")[:-4]) + mark + query
     fields = ("stage", "dataset", "split", "fingerprint")
     return Artefact(root=root, **{name: content[name] for name in fields})
 
@@ -447,9 +447,16 @@ def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
 
 
 def join_location(location: str, *names: str) -> str:
-    """Append path components before the query of a URI (S3 endpoints are given there)."""
+    """Append path components, in a URI before its query (S3 endpoints are given there).
+
+    >>> join_location("/data", "a b"), join_location("s3://bucket?region=x", "a b", "%2E")
+    ('/data/a b', 's3://bucket/a%20b/%252E?region=x')
+    """
+    if "://" not in location:
+        return "/".join([location.rstrip("/"), *names])
     base, mark, query = location.partition("?")
-    return "/".join([base.rstrip("/"), *names]) + mark + query
+    # Whoever parses the URI decodes it: an encoded sequence name must come out as it was.
+    return "/".join([base.rstrip("/"), *(quote(name, safe="") for name in names)]) + mark + query
 
 
 def _read_json(location: str) -> dict[str, Any] | None:

@@ -168,6 +168,31 @@ def test_queries_of_uris_stay_behind_the_path() -> None:
     assert artefact.folder == "s3://bucket/q/s/d/v/f?endpoint_override=localhost:1&scheme=http"
 
 
+@pytest.mark.parametrize("name", ["../../outside", "a b+c", "%2E", "x?y#z"])
+def test_names_below_a_uri_are_encoded_once_more_than_the_uri_decodes(
+    name: str, tmp_path: Path
+) -> None:
+    """URIs decode what is percent-encoded: `%2E.` would step out of the root again."""
+    artefact = Artefact(
+        root=f"file://{tmp_path}/root", stage="s", dataset="d", split="v", fingerprint="f"
+    )
+    write(artefact, name)
+    artefact.finish([name], {})
+    assert artefact.missing([name]) == []
+    folder = tmp_path / "root" / "s" / "d" / "v" / "f" / "parts" / encode_name(name)
+    assert (folder / "manifest.json").is_file()
+    assert open_artefact(artefact.folder) == artefact
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_a_local_folder_may_have_a_question_mark_in_its_name(tmp_path: Path) -> None:
+    root = str(tmp_path / "what?" / "now")
+    artefact = Artefact(root=root, stage="s", dataset="d", split="v", fingerprint="f")
+    write(artefact, "a")
+    artefact.finish(["a"], {})
+    assert open_artefact(artefact.folder) == artefact
+
+
 def test_manifests_are_readable_json(artefact: Artefact) -> None:
     write(artefact, "a")
     text = (Path(artefact.part("a").folder) / "manifest.json").read_text()
