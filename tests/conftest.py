@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# Of the S3 server on loopback (tests/remote): here, so that the workers of the one Ray know them.
+os.environ.update(
+    AWS_ACCESS_KEY_ID="nobody",
+    AWS_SECRET_ACCESS_KEY="nothing",
+    AWS_DEFAULT_REGION="us-east-1",
+    AWS_EC2_METADATA_DISABLED="true",
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
