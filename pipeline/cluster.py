@@ -3,9 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipeline.store import is_local
+
+logger = logging.getLogger(__name__)
+
+_START_ATTEMPTS: Final = 4
+_SLOW_START: Final = "timed out during startup"
 
 
 def connect(*, num_cpus: int | None = None) -> None:
@@ -34,13 +39,37 @@ def connect(*, num_cpus: int | None = None) -> None:
         # Left unset, Ray would join whatever it finds running on this machine.
         options |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
     try:
-        ray.init(**options)
+        start_ray(options)
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise ValueError(
             f"Ray at {address or 'this machine'} does not answer: {error}; check RAY_ADDRESS, and "
             "that RAY_AUTH_MODE=token and the token are the same as on the head"
         ) from error
     quiet_ray_data()
+
+
+def start_ray(options: Mapping[str, Any]) -> None:
+    """`ray.init`, again where its processes take longer than the 30 s that Ray gives them.
+
+    Raises:
+        ValueError: this machine is too busy to start them at all.
+    """
+    import ray
+
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises no class of its own here
+            if _SLOW_START not in str(error):
+                raise
+            if attempt == _START_ATTEMPTS:
+                raise ValueError(
+                    f"Ray did not start in {attempt} attempts of 30 s: this machine is too busy or "
+                    "short of memory; stop other programs and run again"
+                ) from error
+            logger.warning("Ray did not start within 30 s, this machine is busy: trying again")
+        else:
+            return
 
 
 def check_shared_root(root: str) -> None:

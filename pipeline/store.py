@@ -7,6 +7,7 @@ is written last, so that an interrupted write never looks finished. Locally each
 written under a temporary name first.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST: Final = "manifest.json"
 _MAX_NAME_BYTES: Final = 200
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOOK_UP_THREADS: Final = 16
 _SAFE_CHARACTERS: Final = " -_.@+=,"
 
@@ -432,9 +434,11 @@ def write_file(location: str) -> Iterator[HashingStream]:
         with open(temporary, "wb") as sink:
             yield HashingStream(sink)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            error.filename = path  # a write fails without saying where
         raise
 
 

@@ -53,17 +53,19 @@ def ray_session() -> Iterator[None]:
     """The one Ray of the suite: 2 CPUs, no dashboard, a small object store."""
     import ray
 
-    from pipeline.cluster import quiet_ray_data
+    from pipeline.cluster import quiet_ray_data, start_ray
 
     # Short: Unix socket paths are limited to 107 bytes.
     folder = tempfile.mkdtemp(prefix="q", dir="/tmp")
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=1 << 30,
-        _temp_dir=folder,
+    start_ray(
+        {
+            "num_cpus": 2,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "object_store_memory": 1 << 30,
+            "_temp_dir": folder,
+        }
     )
     quiet_ray_data()
     yield
