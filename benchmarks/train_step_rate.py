@@ -150,7 +150,7 @@ def _serve(rank: int, folder: str, frames: "Artefact", turn: int, queue: Any) ->
     steps_per_epoch = len(training_set.index) // config.pairs_per_step
     ends: list[tuple[float, float]] = []
 
-    def steps(epoch: int, start_step: int) -> Generator["StepPairs", None, None]:
+    def steps(start_step: int) -> Generator["StepPairs", None, None]:
         for number, pairs in enumerate(islice(cycle(memory), steps_per_epoch + 1)):
             if number:  # asked for the next one: the last one has ended
                 ends.append((time.perf_counter(), time.process_time()))
@@ -183,7 +183,6 @@ def _load(training_set: "TrainingSet", config: "TrainConfig", rank: int) -> "lis
         training_set,
         config,
         find_recipe(RECIPE).model.input,
-        epoch=0,
         rank=rank,
         num_workers=NUM_WORKERS,
         read=read_windows,

@@ -197,7 +197,6 @@ class Consumer:
             self._training_set,
             self._config,
             InputConfig(),
-            epoch=epoch,
             rank=self._rank,
             num_workers=NUM_PROCESSES,
             read=stream_windows,

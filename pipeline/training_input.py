@@ -41,6 +41,7 @@ StepPairs = list[tuple[training.View, training.View]]
 
 _READ_THREADS: Final = 8
 _STEPS_AHEAD: Final = 2
+_WINDOWS_PER_READ: Final = 512
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,22 +92,20 @@ def iterate_steps(
     config: TrainConfig,
     model_input: InputConfig,
     *,
-    epoch: int,
     start_step: int = 0,
     rank: int = 0,
     num_workers: int = 1,
     read: WindowReader,
 ) -> Generator[StepPairs, None, None]:
-    """Pairs of one worker for one epoch, a list per optimiser step.
+    """Pairs of one worker for what is left of the training, a list per optimiser step.
 
     Everything about them follows from the arguments; `read` only brings the bytes.
 
     Args:
         training_set: of `read_training_set`.
-        config: seed, order of pairs and augmentation.
+        config: seed, epochs, order of pairs and augmentation.
         model_input: size of images.
-        epoch: from 0.
-        start_step: steps of this epoch that are done already.
+        start_step: optimiser steps done already, in all.
         rank: of the worker.
         num_workers: over which the pairs of a step are shared.
         read: `stream_windows` or `read_windows`.
@@ -114,16 +113,30 @@ def iterate_steps(
     Raises:
         ValueError: a stored frame cannot be decoded; names it.
     """
-    plan = plan_epoch(
-        training_set.index,
-        seed=config.seed,
-        epoch=epoch,
-        pairs_per_step=config.pairs_per_step,
-        buffer=config.buffer,
-    ).for_worker(rank, num_workers, start_step=start_step)
-    windows = read(plan.reads, training_set.parts)
-    preparer = _Preparer(training_set, config, model_input, epoch)
-    return work_ahead(preparer.steps(plan, windows), _STEPS_AHEAD)
+    preparer = _Preparer(training_set, config, model_input)
+    plans = _plan(training_set.index, config, start_step, rank, num_workers)
+    return work_ahead(preparer.steps(plans, read), _STEPS_AHEAD)
+
+
+def _plan(
+    index: PairIndex, config: TrainConfig, start_step: int, rank: int, num_workers: int
+) -> Iterator[tuple[int, WorkerPlan]]:
+    """What is left of every epoch."""
+    epoch = 0
+    while epoch < config.optimizer.epochs:
+        whole = plan_epoch(
+            index,
+            seed=config.seed,
+            epoch=epoch,
+            pairs_per_step=config.pairs_per_step,
+            buffer=config.buffer,
+        )
+        if start_step >= whole.num_steps:
+            epoch += start_step // whole.num_steps
+            start_step %= whole.num_steps
+            continue
+        yield epoch, whole.for_worker(rank, num_workers, start_step=start_step)
+        epoch, start_step = epoch + 1, 0
 
 
 def work_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
@@ -144,19 +157,28 @@ def work_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None
 
 
 class _Preparer:
-    """Decodes and augments the pairs of one epoch."""
+    """Decodes and augments pairs."""
 
     def __init__(
-        self, training_set: TrainingSet, config: TrainConfig, model_input: InputConfig, epoch: int
+        self, training_set: TrainingSet, config: TrainConfig, model_input: InputConfig
     ) -> None:
         self._set = training_set
         self._config = config
         self._input = model_input
-        self._epoch = epoch
 
     def steps(
-        self, plan: WorkerPlan, windows: Iterator[Window]
+        self, plans: Iterator[tuple[int, WorkerPlan]], read: WindowReader
     ) -> Generator[StepPairs, None, None]:
+        """All epochs one after the other."""
+        for group in _grouped(plans):
+            reads = [one for _, plan in group for one in plan.reads]
+            windows = read(reads, self._set.parts)
+            for epoch, plan in group:
+                yield from self._epoch(epoch, plan, windows)
+
+    def _epoch(
+        self, epoch: int, plan: WorkerPlan, windows: Iterator[Window]
+    ) -> Iterator[StepPairs]:
         """A window is held from its first pair to its last."""
         last_step = dict(zip(plan.read_index.ravel().tolist(), _step_numbers(plan), strict=True))
         held: dict[int, Window] = {}
@@ -169,13 +191,13 @@ class _Preparer:
                 while num_read <= read:
                     held[num_read] = next(windows)
                     num_read += 1
-                pairs.append(self._pair(sequence, key, reference, held[read]))
+                pairs.append(self._pair(epoch, sequence, key, reference, held[read]))
             for read in [read for read in held if last_step[read] <= step]:
                 del held[read]
             yield pairs
 
     def _pair(
-        self, sequence: int, key_frame: int, reference_frame: int, window: Window
+        self, epoch: int, sequence: int, key_frame: int, reference_frame: int, window: Window
     ) -> tuple[training.View, training.View]:
         key = self._decode(sequence, key_frame, window)
         is_same = key_frame == reference_frame
@@ -187,7 +209,7 @@ class _Preparer:
             self._config.augment,
             long_side=self._input.long_side,
             short_side=self._input.short_side,
-            rng=pair_generator(self._config.seed, self._epoch, name, key_frame),
+            rng=pair_generator(self._config.seed, epoch, name, key_frame),
         )
         return (
             self._label(sequence, key_frame, views[0]),
@@ -207,6 +229,20 @@ class _Preparer:
         targets = self._set.targets[sequence]
         rows = targets.rows(frame)
         return training.View(*view, targets.class_indices[rows], targets.identities[rows])
+
+
+def _grouped(
+    plans: Iterator[tuple[int, WorkerPlan]],
+) -> Iterator[list[tuple[int, WorkerPlan]]]:
+    """Short epochs are read together, because starting to read takes seconds."""
+    group: list[tuple[int, WorkerPlan]] = []
+    for epoch, plan in plans:
+        group.append((epoch, plan))
+        if sum(len(plan.reads) for _, plan in group) >= _WINDOWS_PER_READ:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _steps(

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from pipeline.checkpoints import load_checkpoint, newest_checkpoint, write_check
 from pipeline.model_store import keep_model
 from pipeline.store import Artefact
 from pipeline.train import HISTORY_FILE, HISTORY_PART, EpochScore, TrainConfig
-from pipeline.training_input import TrainingSet, iterate_steps
+from pipeline.training_input import StepPairs, TrainingSet, iterate_steps
 from pipeline.training_loop import Checkpoint, History, Hooks, TrainingError, run_training
 from pipeline.windows import read_windows, stream_windows
 
@@ -159,18 +159,12 @@ def _train(job: TrainingJob) -> None:
 
 
 def _steps(
-    job: TrainingJob,
-    training_set: TrainingSet,
-    rank: int,
-    num_workers: int,
-    epoch: int,
-    start_step: int,
-) -> Any:
+    job: TrainingJob, training_set: TrainingSet, rank: int, num_workers: int, start_step: int
+) -> Generator[StepPairs, None, None]:
     return iterate_steps(
         training_set,
         job.train_config,
         job.model_config.input,
-        epoch=epoch,
         start_step=start_step,
         rank=rank,
         num_workers=num_workers,
@@ -235,7 +229,7 @@ def validation_losses(
         buffer=1,
         augment=AugmentConfig(flip_probability=0.0),
     )
-    steps = iterate_steps(validation_set, fixed, model.config.input, epoch=0, read=read_windows)
+    steps = iterate_steps(validation_set, fixed, model.config.input, read=read_windows)
     model.eval()
     sums: dict[str, float] = {}
     count = 0

@@ -20,9 +20,10 @@ Window = dict[int, bytes]
 WindowReader = Callable[[Sequence[WindowRead], Sequence[Part]], Iterator[Window]]
 """Gives the windows in the order asked for; the parts are those of all sequences."""
 
-_WINDOWS_PER_TASK: Final = 4
-"""A Ray task costs some milliseconds, a window of local frames about as many."""
-_TASKS_AT_A_TIME: Final = 2
+_BLOCK_BYTES: Final = 16 << 20
+_STORE_BYTES: Final = 256 << 20
+"""Of the object store, for one training worker: each believes that it has the cluster for itself,
+and would read ahead until the store is full."""
 
 
 def read_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterator[Window]:
@@ -33,7 +34,12 @@ def read_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterator
 
 
 def stream_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterator[Window]:
-    """The windows, read by Ray Data tasks ahead of their use."""
+    """The windows, read by a Ray Data task ahead of their use.
+
+    One task for all of them: it streams, and waits where the training lags. Ray ends idle processes
+    after a second, so a task per window would start a process for most of them, at seconds of CPU
+    time each.
+    """
     import ray.data
 
     rows = [
@@ -45,18 +51,21 @@ def stream_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterat
         }
         for read in reads
     ]
-    num_blocks = -(-len(rows) // _WINDOWS_PER_TASK)
-    dataset = ray.data.from_items(rows, override_num_blocks=num_blocks).map_batches(
-        _read_block,
+    dataset = ray.data.from_items(rows, override_num_blocks=1).map_batches(
+        _read_blocks,
         batch_size=None,
         batch_format="pyarrow",
         # Reading takes next to no CPU. A task that asked for one would wait for ever, without a
         # word, where training workers hold them all.
         num_cpus=0,
-        concurrency=_TASKS_AT_A_TIME,
     )
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.enable_progress_bars = False
+    context = dataset.context
+    context.target_max_block_size = _BLOCK_BYTES
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=_STORE_BYTES
+    )
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
     rows_in_order = (row for batch in batches for row in _frames_of(batch))
     for read in reads:
@@ -66,14 +75,11 @@ def stream_windows(reads: Sequence[WindowRead], parts: Sequence[Part]) -> Iterat
         yield window
 
 
-def _read_block(block: pa.Table) -> pa.Table:
+def _read_blocks(block: pa.Table) -> Iterator[pa.Table]:
     """The Ray Data function: windows in, their frames out."""
-    return pa.concat_tables(
-        FrameReader(Part(folder=row["folder"], name=row["name"])).read_images(
-            row["start"], row["stop"]
-        )
-        for row in block.to_pylist()
-    )
+    for row in block.to_pylist():
+        reader = FrameReader(Part(folder=row["folder"], name=row["name"]))
+        yield reader.read_images(row["start"], row["stop"])
 
 
 def _frames_of(images: pa.Table) -> Iterator[tuple[int, bytes]]:

@@ -46,12 +46,11 @@ def train_alone(
     )
     losses: dict[int, float] = {}
 
-    def steps(epoch: int, start_step: int) -> Any:
+    def steps(start_step: int) -> Any:
         return iterate_steps(
             training_set,
             CONFIG,
             MODEL.input,
-            epoch=epoch,
             start_step=start_step,
             rank=rank,
             num_workers=num_workers,

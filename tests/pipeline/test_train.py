@@ -105,9 +105,9 @@ def run_here(
     """The loop in this process, fed by this process."""
     model, record = initial_model(MODEL, config), Record()
 
-    def steps(epoch: int, start_step: int) -> Any:
+    def steps(start_step: int) -> Any:
         return iterate_steps(
-            training_set, config, MODEL.input, epoch=epoch, start_step=start_step, read=read_windows
+            training_set, config, MODEL.input, start_step=start_step, read=read_windows
         )
 
     run_training(
@@ -243,12 +243,11 @@ def _train_on_rank(rank: int, port_file: str, frames: list[Artefact], folder: st
     training_set = read_training_set(frames, MODEL.classes, scope=TRAIN.scope, window=TRAIN.window)
     model = initial_model(MODEL, TRAIN)
 
-    def steps(epoch: int, start_step: int) -> Any:
+    def steps(start_step: int) -> Any:
         return iterate_steps(
             training_set,
             TRAIN,
             MODEL.input,
-            epoch=epoch,
             start_step=start_step,
             rank=rank,
             num_workers=2,
