@@ -150,7 +150,8 @@ def _run_on_actors(
     running: dict[Any, tuple[list[str], Any]] = {}
     # Only a worker that has started gets work: one that finds no room, because others use the
     # cluster too, may never start, and what it was given would wait with it.
-    starting = {actor.start.remote(): actor for actor in actors}
+    # Its start is not repeated, or Ray would announce repetitions of those killed below.
+    starting = {actor.start.options(max_task_retries=0).remote(): actor for actor in actors}
 
     def submit(actor: Any) -> None:
         if waiting:
@@ -188,7 +189,10 @@ def _first_done(references: list[Any], *, timeout: float | None) -> Any:
 
 
 def _check_start(reference: Any) -> None:
-    """Raise what `build` raised, as it would have been raised in this process."""
+    """Raise what `build` raised, as it would have been raised in this process.
+
+    A process that died is no error yet: the one that takes its place builds with its first task.
+    """
     import ray
 
     try:
@@ -196,7 +200,7 @@ def _check_start(reference: Any) -> None:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise SequenceError(f"no worker could be started: {_death(error)}") from error
+        logger.warning("a worker died while it started and is started again: %s", error)
 
 
 def _fetch(reference: Any, names: list[str]) -> list[Any]:

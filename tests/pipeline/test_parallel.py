@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -139,4 +140,25 @@ def test_a_killed_actor_loses_and_repeats_nothing(ray_session: None, tmp_path: P
     marker = tmp_path / "died"
     results = map_sequences(DieOnce(marker), ITEMS, num_workers=2, label="x")
     assert marker.exists()
+    assert results == {name: value * value for name, value in ITEMS.items()}
+
+
+@dataclass(frozen=True)
+class DieOnceWhileBuilding:
+    """Kills its own process the first time it is asked for the function."""
+
+    marker: Path
+
+    def __call__(self) -> Callable[[int], int]:
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return square
+
+
+@pytest.mark.slow
+def test_a_worker_killed_while_it_starts_is_replaced(ray_session: None, tmp_path: Path) -> None:
+    build = DieOnceWhileBuilding(tmp_path / "died")
+    results = map_sequences_with(build, ITEMS, num_workers=2, label="x")
+    assert build.marker.exists()
     assert results == {name: value * value for name, value in ITEMS.items()}

@@ -201,7 +201,7 @@ def test_ray_data_gives_the_same_pairs_even_without_a_free_cpu(
 
     @ray.remote(num_cpus=2)
     class Consumer:
-        def steps_of(self, training_set: TrainingSet, start_step: int) -> list[StepPairs]:
+        def steps(self, training_set: TrainingSet, start_step: int) -> list[StepPairs]:
             made = iterate_steps(
                 training_set,
                 TRAIN,
