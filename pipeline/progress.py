@@ -24,6 +24,7 @@ class Progress:
         self._done = 0
         self._started = time.monotonic()
         self._logged = self._started
+        self._first: tuple[float, int] | None = None
         self._bar = (
             tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, smoothing=0.1)
             if sys.stderr.isatty()
@@ -54,14 +55,23 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
+        if self._first is None:
+            self._first = (now, self._done)
         if now - self._logged >= _LOG_EVERY_S:
             self._logged = now
-            rate = self._done / (now - self._started)
-            done, left = f"{self._done}", ""
-            if self._total is not None and rate > 0:
-                done = f"{self._done} of {self._total}"
-                left = f", {(self._total - self._done) / rate:.0f} s left"
-            logger.info(
-                "%s: %s %s, %.1f per second%s %s",
-                *(self._label, done, self._unit, rate, left, note),
-            )
+            logger.info("%s: %s", self._label, self._describe(now, note))
+
+    def _describe(self, now: float, note: str) -> str:
+        total = "" if self._total is None else f" of {self._total}"
+        parts = [f"{self._done}{total} {self._unit}"]
+        assert self._first is not None
+        # The first unit waits for workers, models and data to start: the rate is of the others.
+        elapsed, counted = now - self._first[0], self._done - self._first[1]
+        if counted > 0 and elapsed > 0:
+            rate = counted / elapsed
+            parts.append(f"{rate:.1f} per second")
+            if self._total is not None:
+                parts.append(f"{(self._total - self._done) / rate:.0f} s left")
+        if note:
+            parts.append(note)
+        return ", ".join(parts)

@@ -42,6 +42,7 @@ from pipeline.runlog_content import (
     stage_files,
     view_tags,
 )
+from pipeline.signals import undisturbed
 from pipeline.store import Artefact, encode_name
 
 if TYPE_CHECKING:
@@ -418,13 +419,14 @@ class ProcessRun:
 
 @contextmanager
 def _refusals(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into one error of ours, of one line."""
+    """Turn what MLflow raises into one line of ours; Ctrl-C waits until it is done."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield
+        with undisturbed():
+            yield
     except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__

@@ -184,8 +184,9 @@ def train(
         return output
     import ray
 
+    from pipeline.training_collector import start_collector
     from pipeline.training_input import read_training_set
-    from pipeline.training_worker import TrainingJob, start_collector
+    from pipeline.training_worker import TrainingJob
 
     def read(artefacts: Sequence[Artefact]) -> "TrainingSet":
         return read_training_set(

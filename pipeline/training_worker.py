@@ -1,8 +1,8 @@
-"""What runs inside a Ray Train worker, and the actor that brings its metrics to the driver."""
+"""What runs inside a Ray Train worker."""
 
 import logging
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,6 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datasets.transforms import AugmentConfig
 from models.qdtrack.config import QDTrackConfig
@@ -36,9 +35,6 @@ logger = logging.getLogger(__name__)
 _RETRIED: Final = (RuntimeError, OSError, ray.exceptions.RayError)
 """What a worker raises when another one died, a device failed or storage is away for a moment;
 anything else would be raised again by the next attempt."""
-
-Row = tuple[int, dict[str, float]]
-"""Optimiser steps done, and the metrics of the last of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,43 +58,6 @@ class TrainingJob:
     score_epoch: EpochScore | None
     collector: Any
     """Handle of the `Collector`."""
-
-
-class Collector:
-    """An actor on the driver's node that waits with metrics until the driver asks for them.
-
-    Rows are kept by step: one that is done again after a restart counts once.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[int, dict[str, float]] = {}
-        self._newest = 0
-        self._failure: str | None = None
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """Rows that were handed to the driver already are not kept again."""
-        self._rows |= {step: row for step, row in rows if step > self._newest}
-
-    def take(self) -> list[Row]:
-        """Rows since the last call, in order."""
-        rows = sorted(self._rows.items())
-        self._rows = {}
-        self._newest = max([self._newest, *(step for step, _ in rows)])
-        return rows
-
-    def fail(self, message: str) -> None:
-        """Keep the first reason why training cannot go on."""
-        self._failure = self._failure or message
-
-    def failure(self) -> str | None:
-        """Why training cannot go on; None while it can."""
-        return self._failure
-
-
-def start_collector() -> Any:
-    """A collector on this node, which is the driver's."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Collector).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class StopOnFailure(ray.train.UserCallback):  # type: ignore[misc]

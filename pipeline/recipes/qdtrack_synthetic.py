@@ -47,11 +47,11 @@ def qdtrack_frcnn_r18_synthetic() -> ExperimentConfig:
         validation_pairs=16,
         validation_sequences=1,
         optimizer=OptimizerConfig(
-            epochs=5,
+            epochs=4,
             learning_rate=0.04,
             warmup_iterations=50,
             warmup_ratio=0.01,
-            step_epochs=(3, 4),
+            step_epochs=(2, 3),
             step_factor=0.3,
             gradient_clip_norm=10.0,
         ),

@@ -31,6 +31,7 @@ from pipeline.model_store import MODEL_PART, load_model
 from pipeline.overrides import apply_overrides
 from pipeline.store import Artefact
 from pipeline.train import TrainConfig, initial_model, read_history, train, weights_artefact
+from pipeline.training_collector import Collector
 from pipeline.training_input import TrainingSet, iterate_steps, read_training_set
 from pipeline.training_loop import (
     Checkpoint,
@@ -39,7 +40,7 @@ from pipeline.training_loop import (
     TrainingError,
     run_training,
 )
-from pipeline.training_worker import Collector, validation_losses
+from pipeline.training_worker import validation_losses
 from pipeline.windows import read_windows
 from tests.training_scene import MODEL, TRAIN, write_frames_artefact
 
