@@ -1,11 +1,11 @@
 """How fast stored frames become training pairs on two workers, against bare loops over the files.
 
 Measures decoded frames per second in steady state: two consumers, each of half a CPU, that take the
-pairs of every step (Ray Data reads windows; decoding, fitting into 1296 x 720, mirroring and
-collecting a step happen in the consumer; no photometric augmentation), and two plain processes that
-read the same Parquet files with pyarrow, decode as many frames with torchvision and throw them
-away. A pair is two frames. Both sides run in turns and the best run of each counts. Writing the
-frames, starting Ray and the first steps of each consumer are not timed.
+pairs of every step (Ray Data reads windows; decoding, fitting into 1296 x 720 and collecting a step
+happen in the consumer; nothing is mirrored or distorted), and two plain processes that read the
+same Parquet files with pyarrow, decode as many frames with torchvision and throw them away. A pair
+is two frames. Both sides run in turns and the best run of each counts. Writing the frames, starting
+Ray and the first steps of each consumer are not timed.
 
 Frames per second mean little while other programs use the cores. CPU time per frame, which counts
 Ray's own processes too, is told as well: where both sides keep two cores busy, its ratio is the
@@ -22,13 +22,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.processes import cpu_seconds, process_tree
 from datasets.schema import Annotations
+from datasets.transforms import AugmentConfig
 from pipeline.frames import ANNOTATIONS_FILE, Frame, write_frames
 from pipeline.store import Artefact
 from pipeline.train import TrainConfig
@@ -152,6 +153,11 @@ def consumers(artefact: Artefact) -> Iterator[Any]:
     import ray
 
     config = TrainConfig()
+    config = replace(
+        config,
+        augment=AugmentConfig(flip_probability=0.0),  # the bare loops do not mirror either
+        optimizer=replace(config.optimizer, epochs=1),
+    )
     training_set = ray.put(
         read_training_set([artefact], BDD100K_CLASSES, scope=config.scope, window=config.window)
     )
@@ -160,8 +166,8 @@ def consumers(artefact: Artefact) -> Iterator[Any]:
         for rank in range(NUM_PROCESSES)
     ]
 
-    def run(epoch: int) -> Turn:
-        ray.get([actor.start.remote(epoch) for actor in actors])
+    def run(seed: int) -> Turn:
+        ray.get([actor.start.remote(seed) for actor in actors])
         used = {process: cpu_seconds([process]) for process in process_tree(os.getpid()) - others}
         started = time.perf_counter()
         frames = sum(ray.get([actor.finish.remote() for actor in actors]))
@@ -181,21 +187,24 @@ class Consumer:
     def __init__(self, training_set: Any, config: TrainConfig, rank: int) -> None:
         import torch
 
+        from pipeline.allocation import keep_freed_memory
+
         torch.set_num_threads(1)
+        keep_freed_memory()  # as a training worker does
         self._training_set = training_set
         self._config = config
         self._rank = rank
         self._steps: Any = None
 
-    def start(self, epoch: int) -> None:
-        """Take the first steps of an epoch, during which Ray Data starts."""
+    def start(self, seed: int) -> None:
+        """Take the first steps of a training of one epoch, during which Ray Data starts."""
         from models.qdtrack.config import InputConfig
         from pipeline.training_input import iterate_steps
         from pipeline.windows import stream_windows
 
         self._steps = iterate_steps(
             self._training_set,
-            self._config,
+            replace(self._config, seed=seed),
             InputConfig(),
             rank=self._rank,
             num_workers=NUM_PROCESSES,

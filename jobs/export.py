@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ if not __package__:  # run by its path: import from the checkout, not from jobs/
 from jobs import command
 
 if TYPE_CHECKING:
-    from pipeline.export import SequenceTracks
     from pipeline.store import Artefact
 
 EXAMPLE = (
@@ -25,31 +24,16 @@ EXAMPLE = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Export and say what was written."""
     arguments = _parse(argv)
-    from pipeline.export import export_tracks
+    from pipeline.export import export_tracks, stored_tracks
     from pipeline.store import open_artefact
 
     tracks = open_artefact(arguments.tracks)
     if tracks.stage != "tracks":
         raise ValueError(f"{arguments.tracks}: holds {tracks.stage}, expected tracks")
-    num_boxes = export_tracks(
-        arguments.benchmark, _sequences_of(tracks), arguments.out, force=arguments.force
-    )
+    sequences = stored_tracks(_frames_of(tracks), tracks)
+    num_boxes = export_tracks(arguments.benchmark, sequences, arguments.out, force=arguments.force)
     print(f"{arguments.out}: {len(tracks.sequences())} sequences, {num_boxes} boxes")
     return command.DONE
-
-
-def _sequences_of(tracks: "Artefact") -> Iterator["SequenceTracks"]:
-    from pipeline.associate import read_tracks
-    from pipeline.export import SequenceTracks
-    from pipeline.frames import FrameReader
-
-    frames = _frames_of(tracks)
-    for name in tracks.sequences():
-        yield SequenceTracks(
-            name=name,
-            frame_names=FrameReader(frames.part(name)).names(),
-            tracks=read_tracks(tracks.part(name)),
-        )
 
 
 def _frames_of(tracks: "Artefact") -> "Artefact":

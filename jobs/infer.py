@@ -11,6 +11,13 @@ if not __package__:  # run by its path: import from the checkout, not from jobs/
 
 from jobs import command, options
 
+_UNREAD = {
+    "model.": "the model's settings are in its weights",
+    "train.": "nothing is trained",
+    "data.": "the frames are stored already",
+    "evaluation.": "nothing is scored",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Infer, and associate too where it was asked for; say where the artefacts lie."""
@@ -21,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipeline.model_store import adopt_weights
     from pipeline.store import open_artefact
 
-    config = options.build_config(arguments.recipe, arguments)
+    unread = dict(_UNREAD)
+    if not arguments.associate:
+        unread["association."] = "add --associate"
+    config = options.build_config(arguments.recipe, arguments, unread=unread)
     frames = open_artefact(arguments.frames)
     cluster.connect(num_cpus=arguments.num_workers)
     cluster.check_shared_root(frames.root)

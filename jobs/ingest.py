@@ -11,6 +11,8 @@ if not __package__:  # run by its path: import from the checkout, not from jobs/
 
 from jobs import command, options
 
+_LATER_STAGES = ("model.", "train.", "infer.", "association.", "evaluation.")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Ingest and say where the artefact lies."""
@@ -21,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipeline.overrides import apply_overrides
     from pipeline.store import resolve_root
 
-    config = options.build_config(arguments.recipe, arguments)
+    unread = dict.fromkeys(_LATER_STAGES, "stored frames depend on data.* only")
+    config = options.build_config(arguments.recipe, arguments, unread=unread)
     if arguments.benchmark:
         names = {"data.benchmark": arguments.benchmark, "data.dataset": arguments.benchmark}
         config = apply_overrides(config, names)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -85,19 +86,40 @@ def add_run_options(
         )
 
 
-def build_config(recipe: str, options: argparse.Namespace) -> "ExperimentConfig":
+def build_config(
+    recipe: str, options: argparse.Namespace, *, unread: Mapping[str, str] | None = None
+) -> "ExperimentConfig":
     """The config of a recipe with the overrides of the command line.
 
+    Args:
+        recipe: its name.
+        options: parsed arguments of `add_config_options`.
+        unread: beginnings of paths that the job does not read, and why. A file of overrides may
+            be shared by several jobs, so there they are a warning; with --set they are an error.
+
     Raises:
-        ValueError: an unknown recipe or path, or a value that does not fit.
+        ValueError: an unknown recipe or path, a value that does not fit, or one without effect.
     """
     from pipeline.overrides import apply_overrides, parse_assignments, read_overrides
     from pipeline.recipes import find_recipe
 
     config = find_recipe(recipe)
     for path in options.set_file:
-        config = apply_overrides(config, read_overrides(path))
-    return apply_overrides(config, parse_assignments(options.set))
+        overrides = read_overrides(path)
+        for message in _without_effect(overrides, unread or {}):
+            logger.warning("%s: %s", path, message)
+        config = apply_overrides(config, overrides)
+    overrides = parse_assignments(options.set)
+    for message in _without_effect(overrides, unread or {}):
+        raise ValueError(f"--set {message}")
+    return apply_overrides(config, overrides)
+
+
+def _without_effect(paths: Iterable[str], unread: Mapping[str, str]) -> Iterator[str]:
+    for path in paths:
+        for beginning, reason in unread.items():
+            if path.startswith(beginning):
+                yield f"{path}: has no effect here: {reason}"
 
 
 def choose_workers(requested: int | None, gpus_per_worker: float = 0.0) -> int:

@@ -23,15 +23,19 @@ from jobs import command, options
 if TYPE_CHECKING:
     from models.qdtrack.model import QDTrack
 
-_READ_HERE = ("association.", "infer.batch_size")
-"""What tracking takes from a recipe; the model's settings are in the weights."""
+_UNREAD = {
+    "model.": "the model's settings are in its weights",
+    "train.": "nothing is trained",
+    "data.": "any video is read as it is",
+    "evaluation.": "nothing is scored",
+    "infer.half_embeddings": "embeddings are not kept",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Track, write, and say what was written where."""
     arguments = _parse(argv)
-    _check_overrides(arguments.set)
-    config = options.build_config(arguments.recipe, arguments)
+    config = options.build_config(arguments.recipe, arguments, unread=_UNREAD)
     from pipeline.track import open_source, output_paths, track_video, write_results
 
     source = open_source(arguments.video)
@@ -57,17 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if tracked.problem is not None:
         raise ValueError(f"{tracked.problem}; what comes before was tracked")
     return command.DONE
-
-
-def _check_overrides(assignments: list[str]) -> None:
-    from pipeline.overrides import parse_assignments
-
-    for path in parse_assignments(assignments):
-        if not path.startswith(_READ_HERE):
-            raise ValueError(
-                f"--set {path}: has no effect here, expected association.* or infer.batch_size; "
-                "the model's settings are in its weights"
-            )
 
 
 def _load(path: Path, *, gpu: bool) -> "QDTrack":

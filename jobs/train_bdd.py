@@ -29,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     is_synthetic = arguments.data_root is None
     recipe = arguments.recipe or (_SYNTHETIC_RECIPE if is_synthetic else _REAL_RECIPE)
-    config = options.build_config(recipe, arguments)
+    unread = {}
+    if arguments.weights is not None:
+        unread["model."] = "with --weights, the model's settings are those of its weights"
+        unread["train."] = "with --weights, nothing is trained"
+    config = options.build_config(recipe, arguments, unread=unread)
     root = resolve_root(arguments.output_root)
     print(f"recipe {recipe}, results under {root}", flush=True)
     if is_synthetic:

@@ -6,6 +6,8 @@ video; the rows in MLflow. Each step says whether it worked or reused what was t
 """
 
 import json
+import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from pipeline import cluster
 from pipeline.associate import AssociationConfig, associate, read_detections
 from pipeline.config import ExperimentConfig
 from pipeline.epoch_score import EpochScorer
+from pipeline.export import export_tracks, stored_tracks
 from pipeline.frames import read_annotations
 from pipeline.infer import infer
 from pipeline.ingest import NothingFoundError, ingest
@@ -30,10 +33,12 @@ from pipeline.model_store import MODEL_FILE, adopt_weights, model_file
 from pipeline.overlay import overlay
 from pipeline.scores import read_report, score
 from pipeline.store import Artefact, fingerprint
-from pipeline.train import HISTORY_PART, read_history, train
+from pipeline.train import HISTORY_PART, initial_model, read_history, train
 
 if TYPE_CHECKING:
     from pipeline.runlog import ProcessRun, RunLog
+
+logger = logging.getLogger(__name__)
 
 _FEW_SEQUENCES: Final = 32
 """Joined and scored in this process: that takes less than starting workers."""
@@ -100,7 +105,7 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
     """
     from pipeline.runlog import RunLog
 
-    cluster.check_shared_root(options.output_root)
+    _check_before_work(config, options)
     run_log = RunLog(options.tracking_uri, options.output_root)
     given = _adopt(config, options, say) if options.weights is not None else None
     if given is not None:  # report the network that is used, not the one of the recipe
@@ -108,6 +113,7 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
         config = replace(config, model=model, recipe=f"{config.recipe}, not trained here")
     frames = _ingest_splits(config, options, say)
     evaluated = frames[config.data.evaluation_split]
+    _check_has_labels(evaluated)
     with run_log.process_run(config.recipe, config=config, inputs=frames) as run:
         run.log_files({"config.json": json.dumps(config_to_dict(config), indent=1).encode()})
         weights = given or _train(config, options, frames, run, say)
@@ -132,6 +138,27 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
         overlay=video,
         how_to_view=run_log.how_to_view(config.data.dataset, config.data.evaluation_split),
     )
+
+
+def _check_before_work(config: ExperimentConfig, options: RunOptions) -> None:
+    """Whatever would stop the run after hours stops it now."""
+    cluster.check_shared_root(options.output_root)
+    if config.evaluation.protocol != config.data.benchmark:
+        raise ValueError(
+            f"evaluation.protocol is {config.evaluation.protocol!r} and data.benchmark is "
+            f"{config.data.benchmark!r}; a benchmark is scored by its own rules: set both"
+        )
+    if options.weights is None:
+        initial_model(config.model, config.train, options.init_weights)
+
+
+def _check_has_labels(frames: Artefact) -> None:
+    for name in frames.sequences():
+        if not frames.part(name).details()["has_labels"]:
+            raise ValueError(
+                f"{frames.dataset}/{frames.split}, sequence {name!r}: has no labels to score "
+                "against; for a test split use jobs.infer --associate and jobs.export"
+            )
 
 
 def _ingest_splits(config: ExperimentConfig, options: RunOptions, say: Say) -> dict[str, Artefact]:
@@ -209,7 +236,14 @@ def _train(
 
 def _training_workers(pairs_per_step: int, num_workers: int) -> int:
     """As many workers as there are, but so that each gets the same number of pairs a step."""
-    return max(n for n in range(1, num_workers + 1) if pairs_per_step % n == 0)
+    count = max(n for n in range(1, num_workers + 1) if pairs_per_step % n == 0)
+    if count < num_workers:
+        logger.warning(
+            "training uses %d of %d workers: train.pairs_per_step is %d, which %d would not share "
+            "evenly",
+            *(count, num_workers, pairs_per_step, num_workers),
+        )
+    return count
 
 
 def _contestants(
@@ -333,8 +367,10 @@ def _enter(
         notes=contestant.notes,
     )
     inputs = {config.data.evaluation_split: frames}
-    with model_file(weights) as path:
-        files: dict[str, Path | str] = {"tracks": tracks.folder}
+    with model_file(weights) as path, tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.zip"
+        export_tracks(config.data.benchmark, stored_tracks(frames, tracks), results)
+        files: dict[str, Path | str] = {"tracks": tracks.folder, results.name: results}
         if contestant.kind == "model":
             files[MODEL_FILE] = path
         run_log.log_result(row, inputs=inputs, files=files)

@@ -19,6 +19,9 @@ import numpy as np
 from datasets.reading import check_sequence_name
 from datasets.registry import BENCHMARKS
 from datasets.schema import SequenceResult, Tracks
+from pipeline.associate import read_tracks
+from pipeline.frames import FrameReader
+from pipeline.store import Artefact
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,16 @@ class SequenceTracks:
     frame_names: tuple[str, ...]
     """(F,) file names of all frames; frames without tracks are listed too."""
     tracks: Tracks
+
+
+def stored_tracks(frames: Artefact, tracks: Artefact) -> Iterator[SequenceTracks]:
+    """All sequences of a tracks artefact, with the frames that they were made from."""
+    for name in tracks.sequences():
+        yield SequenceTracks(
+            name=name,
+            frame_names=FrameReader(frames.part(name)).names(),
+            tracks=read_tracks(tracks.part(name)),
+        )
 
 
 def scalabel_frames(sequence: SequenceTracks, classes: tuple[str, ...]) -> list[dict[str, Any]]:

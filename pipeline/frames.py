@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from datasets.schema import FRAMES_SCHEMA, Annotations, SequenceTruth, check_table
 from pipeline.store import Part, PartWriter, StoreError
 
-ROWS_PER_GROUP: Final = 32
+ROWS_PER_GROUP: Final = 8
 """Frames that are read together at the least: small, so that a window of a sequence is cheap."""
 
 ANNOTATIONS_FILE: Final = "annotations.parquet"

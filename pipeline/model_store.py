@@ -74,7 +74,7 @@ def load_model(artefact: Artefact, device: str = "cpu") -> "QDTrack":
 def model_file(artefact: Artefact) -> Iterator[Path]:
     """A local path of the weights file, for as long as the block lasts."""
     part = artefact.part(MODEL_PART)
-    part.files()  # says what is missing
+    part.verify()  # says what is missing or changed; a wrong bit here would spoil every score
     if is_local(artefact.root):
         yield Path(open_filesystem(part.folder)[1]) / MODEL_FILE
         return

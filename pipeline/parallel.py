@@ -95,11 +95,13 @@ def map_sequences_with(
                 on_result(name, result)
             progress.advance(note=name)
 
-        if num_workers <= 1 or len(names) <= 1:
+        # A GPU is where Ray has it, which need not be here, even where one worker is enough.
+        if num_gpus == 0 and (num_workers <= 1 or len(names) <= 1):
             _run_here(build, items, names, accept)
         else:
             batches = [names[i : i + per_task] for i in range(0, len(names), per_task)]
-            count = _count_actors(min(num_workers, len(batches)), num_cpus, num_gpus)
+            wanted = min(max(1, num_workers), len(batches))
+            count = _count_actors(wanted, num_cpus, num_gpus) if batches else 0
             _run_on_actors(build, items, batches, accept, count, num_cpus, num_gpus)
     return {name: results[name] for name in names}
 

@@ -104,12 +104,18 @@ def fingerprint(
 
 
 def fingerprint_files(paths: Iterable[Path], root: Path) -> str:
-    """Name of a set of raw files by relative path, size and time of change, not by content."""
+    """Name of a set of raw files by relative path, size and time of change, not by content.
+
+    A file that is not there is part of the name, too: whoever reads it reports it.
+    """
     digest = hashlib.sha256()
     for path in sorted(paths):
-        status = path.stat()
-        line = f"{path.relative_to(root).as_posix()}\t{status.st_size}\t{status.st_mtime_ns}\n"
-        digest.update(line.encode())
+        try:
+            status = path.stat()
+            state = f"{status.st_size}\t{status.st_mtime_ns}"
+        except FileNotFoundError:
+            state = "missing"
+        digest.update(f"{path.relative_to(root).as_posix()}\t{state}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -196,6 +196,9 @@ def train(
     training_set = read(frames)
     steps_per_epoch = _plan_first_epoch(training_set, train_config)
     validation_set = read([validation]) if validation and train_config.validation_pairs else None
+    if validation_set is not None and len(validation_set.index) == 0:
+        logger.warning("no validation losses: the validation split has no pair to compute them of")
+        validation_set = None
     job = TrainingJob(
         model_config=model_config,
         train_config=train_config,

@@ -22,6 +22,7 @@ from datasets.transforms import AugmentConfig
 from models.qdtrack.config import QDTrackConfig
 from models.qdtrack.model import QDTrack
 from models.qdtrack.training import compute_losses, make_batch, step_generator
+from pipeline.allocation import keep_freed_memory
 from pipeline.checkpoints import load_checkpoint, newest_checkpoint, write_checkpoint
 from pipeline.model_store import keep_model
 from pipeline.store import Artefact
@@ -89,6 +90,7 @@ def train_worker(settings: Mapping[str, Any]) -> None:
 def _train(job: TrainingJob) -> None:
     # The number of threads decides in which order numbers are added.
     torch.set_num_threads(1)
+    keep_freed_memory()
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()

@@ -58,7 +58,7 @@ def qdtrack_frcnn_r18_synthetic() -> ExperimentConfig:
     )
     return ExperimentConfig(
         recipe="qdtrack_frcnn_r18_synthetic",
-        data=DataConfig(dataset="synthetic"),
+        data=DataConfig(),
         model=model,
         train=train,
         association=TrackerConfig(init_score_thr=0.8, obj_score_thr=0.5),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluate, infer, ingest, options
+from jobs import evaluate, infer, ingest, options, train_bdd
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
@@ -64,3 +64,40 @@ def test_gpus_that_no_node_has_are_an_error(ray_session: None) -> None:
     """The suite's Ray has all CPUs it says, but no thousand GPUs anywhere."""
     with pytest.raises(ValueError, match=r"--gpus-per-worker is 1000.*leave it out"):
         options.choose_workers(2, 1000.0)
+
+
+def with_overrides(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    options.add_config_options(parser, default_recipe=None)
+    return parser.parse_args(arguments)
+
+
+def test_an_override_without_effect_is_an_error_and_in_a_shared_file_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, unread = "qdtrack_frcnn_r18_synthetic", {"train.": "nothing is trained"}
+    with pytest.raises(ValueError, match=r"--set train\.seed: has no effect here: nothing is tra"):
+        options.build_config(recipe, with_overrides("--set", "train.seed=3"), unread=unread)
+    file = tmp_path / "best.toml"
+    file.write_text("[train]\nseed = 3\n[association]\ninit_score_thr = 0.7\n")
+    config = options.build_config(recipe, with_overrides("--set-file", str(file)), unread=unread)
+    assert config.association.init_score_thr == 0.7
+    assert [record.message for record in caplog.records] == [
+        f"{file}: train.seed: has no effect here: nothing is trained"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (ingest.main, ["--data-root", ".", "--split", "val", "--set", "train.seed=1"]),
+        (infer.main, ["--frames", "f", "--weights", "w", "--set", "train.seed=1"]),
+        (infer.main, ["--frames", "f", "--weights", "w", "--set", "association.kind=overlap"]),
+        (train_bdd.main, ["--data-root", ".", "--weights", "w", "--set", "train.seed=1"]),
+    ],
+)
+def test_jobs_refuse_overrides_of_what_they_do_not_do(
+    main: Callable[[Sequence[str]], int], arguments: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="has no effect here"):
+        main(arguments)

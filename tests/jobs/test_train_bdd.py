@@ -44,7 +44,7 @@ def test_the_run_in_mlflow_holds_config_losses_and_rows(experiment: Any) -> None
     from pipeline.runlog import RunLog
 
     run_log = RunLog(None, str(experiment.output_root))
-    rows = run_log.results("synthetic", "val")
+    rows = run_log.results("bdd100k", "val")
     assert sorted(row.kind for row in rows) == ["baseline", "bound", "model"]
     model = next(row for row in rows if row.kind == "model")
     assert model.recipe == "qdtrack_frcnn_r18_synthetic"

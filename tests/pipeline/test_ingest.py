@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.images import decode_image
+from datasets.images import decode_image, encode_jpeg
 from datasets.registry import BENCHMARKS
 from datasets.synthetic import SyntheticConfig, write_synthetic_bdd100k
 from pipeline import ingest_segment
@@ -261,3 +261,32 @@ def test_grouping_stills_leaves_sequences_alone(data_root: Path) -> None:
 def test_a_config_that_cannot_work_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**values)
+
+
+def test_images_that_are_not_there_are_reported(
+    ray_session: None, data_root: Path, tmp_path: Path
+) -> None:
+    """A link into nowhere, and a frame that `seqLength` promises: both keep their rows."""
+    folder = image_folders(data_root)[0]
+    dangling = sorted(folder.iterdir())[1]
+    dangling.unlink()
+    dangling.symlink_to(tmp_path / "nowhere.jpg")
+    artefact = run(data_root, tmp_path)
+    assert artefact.part(folder.name).details()["broken_frames"] == [1]
+    assert dangling.name in report(artefact)[0].what
+
+    mot = tmp_path / "MOT17" / "train" / "MOT17-02"
+    (mot / "gt").mkdir(parents=True)
+    (mot / "gt" / "gt.txt").write_text("1,1,10,10,20,20,1,1,1\n")
+    (mot / "seqinfo.ini").write_text(
+        "[Sequence]\nname=MOT17-02\nimDir=img1\nframeRate=25\nseqLength=3\n"
+        "imWidth=64\nimHeight=48\nimExt=.jpg\n"
+    )
+    (mot / "img1").mkdir()
+    for number in (1, 3):
+        image = encode_jpeg(np.zeros((48, 64, 3), np.uint8), 90)
+        (mot / "img1" / f"{number:06d}.jpg").write_bytes(image)
+    config = DataConfig(benchmark="mot17", dataset="mot17", train_splits=("train",))
+    stored = ingest(BENCHMARKS["mot17"], tmp_path / "MOT17", "train", config, str(tmp_path / "out"))
+    assert stored.part("MOT17-02").details()["broken_frames"] == [1]
+    assert FrameReader(stored.part("MOT17-02")).num_frames == 3

@@ -114,3 +114,13 @@ def test_a_trained_model_is_kept(model: QDTrack, tmp_path: Path, prefix: str) ->
     assert_equal(load_model(artefact), model)
     with model_file(artefact) as path:
         assert load_weights(path).metadata.origin == "quasar"
+
+
+def test_weights_with_a_changed_bit_are_refused(path: Path, tmp_path: Path) -> None:
+    artefact = adopt_weights(path, str(tmp_path / "root"), "bdd100k")
+    (stored,) = Path(artefact.folder).rglob("*.safetensors")
+    content = bytearray(stored.read_bytes())
+    content[-1] ^= 1
+    stored.write_bytes(content)
+    with pytest.raises(StoreError, match="content changed since it was written"):
+        load_model(artefact)

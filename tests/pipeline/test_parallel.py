@@ -162,3 +162,10 @@ def test_a_worker_killed_while_it_starts_is_replaced(ray_session: None, tmp_path
     results = map_sequences_with(build, ITEMS, num_workers=2, label="x")
     assert build.marker.exists()
     assert results == {name: value * value for name, value in ITEMS.items()}
+
+
+@pytest.mark.slow
+def test_a_gpu_is_never_looked_for_in_this_process(ray_session: None) -> None:
+    """The head of a cluster has none: even one sequence goes to where Ray has one."""
+    with pytest.raises(ValueError, match="1 CPUs and 1 GPUs that one worker takes"):
+        map_sequences_with(build_square, {"s0": 0}, num_workers=1, label="x", num_gpus=1.0)
