@@ -39,8 +39,8 @@ def main() -> None:
     """Print frames per second of both and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=4, help="sequences (%(default)s)")
-    parser.add_argument("--frames", type=int, default=300, help="of each (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns; the best counts")
+    parser.add_argument("--frames", type=int, default=1200, help="of each (%(default)s, BDD100K's)")
+    parser.add_argument("--repeats", type=int, default=2, help="turns; the best counts")
     arguments = parser.parse_args()
     num_frames = arguments.videos * arguments.frames
     with tempfile.TemporaryDirectory(prefix="quasar-ingest-") as name:

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -94,32 +94,24 @@ def build_config(
     Args:
         recipe: its name.
         options: parsed arguments of `add_config_options`.
-        unread: beginnings of paths that the job does not read, and why. A file of overrides may
-            be shared by several jobs, so there they are a warning; with --set they are an error.
+        unread: beginnings of paths that the job does not read, and why: a warning, no error, since
+            the same overrides may be given to one job after the other.
 
     Raises:
-        ValueError: an unknown recipe or path, a value that does not fit, or one without effect.
+        ValueError: an unknown recipe or path, or a value that does not fit.
     """
     from pipeline.overrides import apply_overrides, parse_assignments, read_overrides
     from pipeline.recipes import find_recipe
 
     config = find_recipe(recipe)
-    for path in options.set_file:
-        overrides = read_overrides(path)
-        for message in _without_effect(overrides, unread or {}):
-            logger.warning("%s: %s", path, message)
+    sources = [(str(path), read_overrides(path)) for path in options.set_file]
+    for source, overrides in [*sources, ("--set", parse_assignments(options.set))]:
         config = apply_overrides(config, overrides)
-    overrides = parse_assignments(options.set)
-    for message in _without_effect(overrides, unread or {}):
-        raise ValueError(f"--set {message}")
-    return apply_overrides(config, overrides)
-
-
-def _without_effect(paths: Iterable[str], unread: Mapping[str, str]) -> Iterator[str]:
-    for path in paths:
-        for beginning, reason in unread.items():
-            if path.startswith(beginning):
-                yield f"{path}: has no effect here: {reason}"
+        for path in overrides:
+            for beginning, reason in (unread or {}).items():
+                if path.startswith(beginning):
+                    logger.warning("%s: %s has no effect here: %s", source, path, reason)
+    return config
 
 
 def choose_workers(requested: int | None, gpus_per_worker: float = 0.0) -> int:

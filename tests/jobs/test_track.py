@@ -487,8 +487,6 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("further", "message"),
         [
-            (["--set", "model.input.long_side=640"], "--set model.input.long_side: has no effect"),
-            (["--set", "infer.half_embeddings=true"], "has no effect here"),
             (["--set", "association.match_thr=0.5"], "association.match_score_thr"),
             (["--recipe", "qdtrack_frcnn_r50_bdd"], "did you mean qdtrack_frcnn_r50_bdd100k"),
         ],
