@@ -211,8 +211,11 @@ def reduce_scores(
 
 
 def sequences_per_task(num_sequences: int, num_workers: int) -> int:
-    """How many a worker gets at a time: one takes 10 ms to read and score, a hand-over 5 ms; and
-    the last tasks must not leave a worker idle for long."""
+    """How many a worker gets at a time.
+
+    Reading and scoring one takes 10 ms, a hand-over 5 ms; on the other hand, the last tasks must
+    not leave a worker idle for long.
+    """
     return min(16, max(1, num_sequences // (4 * max(1, num_workers))))
 
 
