@@ -57,7 +57,7 @@ def _read(run_log: "RunLog", arguments: argparse.Namespace) -> "list[Leaderboard
 
 def _write_files(leaderboards: "list[Leaderboard]", arguments: argparse.Namespace) -> None:
     from pipeline import leaderboard_formats
-    from pipeline.page import format_html
+    from pipeline.leaderboard_page import format_html
     from pipeline.provenance import describe_provenance
 
     here = describe_provenance()

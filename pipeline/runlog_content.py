@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.leaderboard import LESS_IS_BETTER, ResultRow, Table, rank
-from pipeline.page import hota_chart, loss_chart
+from pipeline.leaderboard_page import hota_chart, loss_chart
 from pipeline.provenance import Provenance
 
 FileContent = bytes | Path | str

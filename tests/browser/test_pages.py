@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.leaderboard import ResultRow, rank
-from pipeline.page import format_html
+from pipeline.leaderboard_page import format_html
 
 pytestmark = pytest.mark.browser
 

@@ -154,7 +154,7 @@ def test_numbers_as_tables_show_them() -> None:
 def test_ranking_needs_none_of_the_heavy_libraries(repository: Path) -> None:
     """Reports start in a second: nothing here may pull in torch, ray or mlflow."""
     program = (
-        "import sys, pipeline.page, pipeline.leaderboard_formats, pipeline.provenance\n"
+        "import sys, pipeline.leaderboard_page, pipeline.leaderboard_formats, pipeline.provenance\n"
         "heavy = {'torch', 'ray', 'mlflow', 'matplotlib', 'pandas'} & set(sys.modules)\n"
         "sys.exit(' '.join(heavy) or None)"
     )

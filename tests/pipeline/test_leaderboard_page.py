@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.leaderboard import ResultRow, rank
 from pipeline.leaderboard_formats import PROVENANCE
-from pipeline.page import format_html
+from pipeline.leaderboard_page import format_html
 
 HOSTILE = "\"'><script>alert(1)</script><img src=http://evil/x onerror=alert(2)>&lt;"
 

@@ -1,0 +1,172 @@
+"""Leaderboards as one self-contained HTML page: sortable tables whose rows open."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Final
+
+from pipeline.leaderboard import (
+    LESS_IS_BETTER,
+    Entry,
+    Leaderboard,
+    Number,
+    ResultRow,
+    format_number,
+)
+from pipeline.leaderboard_formats import provenance_of
+from pipeline.page import document, figure, number_table
+from pipeline.plots import Point, line_chart
+
+ALPHAS: Final = tuple(round(0.05 * index, 2) for index in range(1, 20))
+"""Thresholds of HOTA's curves."""
+
+
+def format_html(leaderboards: Sequence[Leaderboard], *, made_by: str) -> str:
+    """A whole HTML document.
+
+    Columns sort by their buttons; a row opens to its classes, sequences, curves and provenance.
+    Without scripts the rows are all open.
+
+    Args:
+        leaderboards: at least one.
+        made_by: what made the page and when, shown below the title.
+    """
+    sections = "".join(_section(board, index) for index, board in enumerate(leaderboards))
+    return document("Quasar leaderboard", sections, made_by=made_by)
+
+
+def hota_chart(rows: Mapping[str, Sequence[float | None]], *, standalone: bool = False) -> str:
+    """Curves over the localisation threshold: label to 19 percentages, None where undefined."""
+    curves = {label: _points(values) for label, values in rows.items()}
+    return line_chart(
+        curves,
+        title="Scores over the localisation threshold",
+        x_label="localisation threshold α",
+        y_label="%",
+        standalone=standalone,
+    )
+
+
+def loss_chart(curves: Mapping[str, Sequence[Point]], *, standalone: bool = False) -> str:
+    """Training losses by step."""
+    return line_chart(
+        curves, title="Training losses", x_label="step", y_label="loss", standalone=standalone
+    )
+
+
+def _section(board: Leaderboard, index: int) -> str:
+    title = escape(board.title)
+    entries = "".join(
+        _entry(board, entry, position, f"row-{index}-{position}")
+        for position, entry in enumerate(board.entries)
+    )
+    hota = _hota_by_label(board)
+    chart = figure(hota_chart(hota), "HOTA over the localisation threshold") if hota else ""
+    return f"""<section>
+<h2>{title}</h2>
+<p class="muted">{escape(board.rules)}</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Scores on {title}">
+<table class="board">
+<thead><tr>{_headers(board)}</tr></thead>
+{entries}
+</table>
+</div>
+<div class="charts">{chart}</div>
+</section>
+"""
+
+
+def _hota_by_label(board: Leaderboard) -> dict[str, Sequence[float | None]]:
+    curves: dict[str, Sequence[float | None]] = {}
+    for entry in board.entries:
+        label = entry.row.name if entry.rank is None else f"{entry.rank}. {entry.row.name}"
+        if label in curves:  # equals of one name
+            label = f"{label} ({entry.row.fingerprint})"
+        if "HOTA" in entry.row.hota_curves:
+            curves[label] = entry.row.hota_curves["HOTA"]
+    return curves
+
+
+def _headers(board: Leaderboard) -> str:
+    cells = [
+        '<th scope="col" data-first="ascending" aria-sort="ascending"><button>#</button></th>',
+        '<th scope="col" class="name" data-first="ascending"><button>tracker</button></th>',
+    ]
+    for name in board.metrics:
+        first = "ascending" if name in LESS_IS_BETTER else "descending"
+        text = escape(name)
+        cells.append(f'<th scope="col" data-first="{first}"><button>{text}</button></th>')
+    return "".join(cells)
+
+
+def _entry(board: Leaderboard, entry: Entry, position: int, identifier: str) -> str:
+    row = entry.row
+    badge = "" if row.kind == "model" else f'<span class="badge">{row.kind}</span>'
+    best = _best_values(board)
+    numbers = "".join(
+        _number_cell(name, row.metrics.get(name), is_best=name in best and entry in best[name])
+        for name in board.metrics
+    )
+    rank = "–" if entry.rank is None else str(entry.rank)
+    return f"""<tbody class="entry {row.kind}">
+<tr><td data-value="{position}">{rank}</td>
+<th scope="row" class="name" data-value="{escape(row.name)}">
+<button class="toggle" aria-expanded="false" aria-controls="{identifier}">{_name(row)}</button>
+{badge}</th>{numbers}</tr>
+<tr class="detail" id="{identifier}" hidden><td colspan="{2 + len(board.metrics)}">
+<div class="detail-body">{_detail(row)}</div></td></tr>
+</tbody>
+"""
+
+
+def _name(row: ResultRow) -> str:
+    """The title in its own element; recipes are long words that may break at underscores."""
+    return f"<span>{escape(row.name).replace('_', '_<wbr>')}</span>"
+
+
+def _best_values(board: Leaderboard) -> dict[str, list[Entry]]:
+    """Per metric the ranked entries that nobody beats, where there is more than one to compare."""
+    ranked = [entry for entry in board.entries if entry.rank is not None]
+    best = {}
+    for name in board.metrics:
+        values = [v for e in ranked if (v := e.row.metrics.get(name)) is not None]
+        if len(values) > 1:
+            target = min(values) if name in LESS_IS_BETTER else max(values)
+            best[name] = [e for e in ranked if e.row.metrics.get(name) == target]
+    return best
+
+
+def _number_cell(metric: str, value: Number, *, is_best: bool) -> str:
+    exact = "" if value is None else repr(value)
+    mark = ' class="best"' if is_best else ""
+    return f'<td{mark} data-value="{exact}">{format_number(metric, value)}</td>'
+
+
+def _detail(row: ResultRow) -> str:
+    parts = [f'<p class="note">{escape(row.notes)}</p>'] if row.notes else []
+    facts = provenance_of(row).items()
+    parts.append("<h3>Made by</h3><dl>")
+    parts += [f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts]
+    parts.append("</dl>")
+    parts.append(_charts(row))
+    if row.per_class:
+        parts.append(f"<h3>By class</h3>{number_table(row.per_class, 'class')}")
+    if row.per_sequence:
+        totals = {name: table[row.summary_row] for name, table in row.per_sequence.items()}
+        count = f"{len(totals)} sequence{'' if len(totals) == 1 else 's'}"
+        table = number_table(totals, "sequence")
+        parts.append(f"<details><summary>By sequence ({count})</summary>{table}</details>")
+    return "".join(parts)
+
+
+def _charts(row: ResultRow) -> str:
+    figures = []
+    if row.hota_curves:
+        chart = hota_chart(row.hota_curves)
+        figures.append(figure(chart, "Over the localisation threshold, all classes"))
+    if row.loss_curves:
+        figures.append(figure(loss_chart(row.loss_curves), "Training losses"))
+    return f'<h3>Curves</h3><div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _points(values: Iterable[float | None]) -> list[Point]:
+    return [(x, y) for x, y in zip(ALPHAS, values, strict=True) if y is not None]
