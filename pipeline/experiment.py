@@ -7,41 +7,38 @@ video; the rows in MLflow. Each step says whether it worked or reused what was t
 
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from datasets.registry import BENCHMARKS
-from models.baselines.overlap import OverlapConfig
 from models.config_io import config_from_dict, config_to_dict
-from models.qdtrack.association import TaoTrackerConfig
 from models.qdtrack.config import QDTrackConfig
 from pipeline import cluster
-from pipeline.associate import AssociationConfig, associate, read_detections
 from pipeline.config import ExperimentConfig
+from pipeline.contestants import (
+    Contestant,
+    compete,
+    join_notes,
+    log_row,
+    overlap_baseline,
+    result_row,
+)
 from pipeline.epoch_score import EpochScorer
-from pipeline.export import export_tracks, stored_tracks
-from pipeline.frames import read_annotations
 from pipeline.infer import infer
 from pipeline.ingest import NothingFoundError, ingest
-from pipeline.leaderboard import Number, ResultRow, headline_numbers
-from pipeline.metrics.box_ap import box_average_precision
-from pipeline.model_store import MODEL_FILE, adopt_weights, model_file
+from pipeline.leaderboard import ResultRow
+from pipeline.model_store import adopt_weights
 from pipeline.overlay import overlay
-from pipeline.scores import read_report, score
-from pipeline.store import Artefact, fingerprint
-from pipeline.train import HISTORY_PART, initial_model, read_history, train
+from pipeline.store import Artefact
+from pipeline.train import initial_model, train
 
 if TYPE_CHECKING:
     from pipeline.runlog import ProcessRun, RunLog
 
 logger = logging.getLogger(__name__)
-
-_FEW_SEQUENCES: Final = 32
-"""Joined and scored in this process: that takes less than starting workers."""
 
 Say = Callable[[str], None]
 """Takes one line for the person who watches."""
@@ -83,18 +80,6 @@ class Outcome:
     """Path or URI of the overlay video."""
     how_to_view: str
     """What to type to see the leaderboard in MLflow's own page."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Contestant:
-    """One row to be: detections joined by one tracker."""
-
-    kind: Literal["model", "baseline", "bound"]
-    title: str
-    detections: Artefact
-    association: AssociationConfig
-    detection_source: str
-    notes: str
 
 
 def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> Outcome:
@@ -252,7 +237,7 @@ def _contestants(
     frames: Artefact,
     weights: Artefact,
     say: Say,
-) -> list[_Contestant]:
+) -> list[Contestant]:
     """The model, and the two rows that say how good it is: simplest association, perfect boxes."""
     detections = {}
     for boxes in ("detector", "truth"):
@@ -268,7 +253,7 @@ def _contestants(
             found = detections[boxes]
             step.done(f"{found.details()['num_detections']} boxes", found)
     return [
-        _Contestant(
+        Contestant(
             kind="model",
             title=config.recipe,
             detections=detections["detector"],
@@ -276,46 +261,23 @@ def _contestants(
             detection_source="own detector",
             notes=options.notes,
         ),
-        _Contestant(
+        Contestant(
             kind="baseline",
             title=f"{config.recipe}, overlap only",
             detections=detections["detector"],
             association=overlap_baseline(config.association),
             detection_source="own detector",
-            notes=_join_notes("the same detections joined by overlap only", options.notes),
+            notes=join_notes("the same detections joined by overlap only", options.notes),
         ),
-        _Contestant(
+        Contestant(
             kind="bound",
             title=f"{config.recipe}, true boxes",
             detections=detections["truth"],
             association=config.association,
             detection_source="ground truth",
-            notes=_join_notes("ground-truth boxes: a bound, not a tracker", options.notes),
+            notes=join_notes("ground-truth boxes: a bound, not a tracker", options.notes),
         ),
     ]
-
-
-def overlap_baseline(association: AssociationConfig) -> OverlapConfig:
-    """Association by overlap alone, with everything else as the tracker has it.
-
-    >>> from models.qdtrack.association import TrackerConfig
-    >>> overlap_baseline(TrackerConfig(memo_tracklet_frames=30)).memo_frames
-    30
-    """
-    if isinstance(association, OverlapConfig):
-        return association
-    births = OverlapConfig(
-        init_score_thr=association.init_score_thr, obj_score_thr=association.obj_score_thr
-    )
-    if isinstance(association, TaoTrackerConfig):
-        return replace(births, memo_frames=association.memo_frames)
-    return replace(
-        births,
-        memo_frames=association.memo_tracklet_frames,
-        nms_backdrop_iou_thr=association.nms_backdrop_iou_thr,
-        nms_class_iou_thr=association.nms_class_iou_thr,
-        with_cats=association.with_cats,
-    )
 
 
 def _enter(
@@ -323,100 +285,19 @@ def _enter(
     options: RunOptions,
     frames: Artefact,
     weights: Artefact,
-    contestant: _Contestant,
+    contestant: Contestant,
     run_log: "RunLog",
     run: "ProcessRun",
     say: Say,
 ) -> tuple[ResultRow, Artefact]:
     """Associate and score one contestant, and write its row."""
     with _Step(say, f"track and score, {contestant.kind}") as step:
-        is_small = len(frames.sequences()) <= _FEW_SEQUENCES
-        num_workers = 1 if is_small else options.num_workers
-        tracks = associate(contestant.detections, contestant.association, num_workers=num_workers)
-        scores = score(frames, tracks, config.evaluation, num_workers=num_workers)
-        report = read_report(scores)
-        metrics: dict[str, Number] = headline_numbers(report.metrics)
-        if contestant.kind != "bound":
-            metrics |= _box_ap(config, frames, contestant.detections)
-        step.done(f"MOTA {metrics['MOTA']:.1f}, IDF1 {metrics['IDF1']:.1f}", scores)
-    settings = config_to_dict(contestant.association)
-    kind = settings.pop("kind")
-    row = ResultRow(
-        benchmark=config.data.dataset,
-        split=config.data.evaluation_split,
-        truth=_describe_truth(frames),
-        protocol=report.evaluator["protocol"],
-        name=contestant.title,
-        kind=contestant.kind,
-        fingerprint=fingerprint("row", 1, {"kind": contestant.kind}, [scores.fingerprint]),
-        recipe=config.recipe,
-        weights=f"{weights.split} {weights.fingerprint}",
-        detections=contestant.detection_source,
-        tracker=f"{kind} ({', '.join(f'{k}={v}' for k, v in settings.items())})",
-        evaluator=", ".join(f"{k} {v}" for k, v in report.evaluator.items()),
-        revision=run.provenance.revision,
-        source_digest=run.provenance.source_digest,
-        hardware=run.provenance.hardware,
-        date=run.provenance.date,
-        metrics=metrics,
-        per_class=report.metrics,
-        per_sequence=report.sequences,
-        hota_curves=list(report.curves.values())[-1],  # the summary row stands last
-        loss_curves=_loss_curves(weights),
-        process_run_id=run.run_id,
-        notes=contestant.notes,
-    )
-    inputs = {config.data.evaluation_split: frames}
-    with model_file(weights) as path, tempfile.TemporaryDirectory() as folder:
-        results = Path(folder) / "results.zip"
-        export_tracks(config.data.benchmark, stored_tracks(frames, tracks), results)
-        files: dict[str, Path | str] = {"tracks": tracks.folder, results.name: results}
-        if contestant.kind == "model":
-            files[MODEL_FILE] = path
-        run_log.log_result(row, inputs=inputs, files=files)
-    return row, tracks
-
-
-def _box_ap(
-    config: ExperimentConfig, frames: Artefact, detections: Artefact
-) -> dict[str, float | None]:
-    """Box AP of some detections, computed once and kept."""
-    kept = Artefact(
-        root=frames.root,
-        stage="box_ap",
-        dataset=frames.dataset,
-        split=frames.split,
-        fingerprint=fingerprint("box_ap", 1, {}, [frames.fingerprint, detections.fingerprint]),
-    )
-    if kept.manifest() is None:
-        items = {
-            name: (read_annotations(frames.part(name)), read_detections(detections.part(name)))
-            for name in frames.sequences()
-        }
-        classes = BENCHMARKS[config.data.benchmark].classes
-        kept.finish([], box_average_precision(items, classes))
-    return {name: kept.details()[name] for name in ("AP", "AP50", "AP75")}
-
-
-def _describe_truth(frames: Artefact) -> str:
-    num_frames = frames.details()["num_frames"]
-    return f"{len(frames.sequences())} sequences, {num_frames} frames ({frames.fingerprint})"
-
-
-def _loss_curves(weights: Artefact) -> dict[str, list[tuple[float, float]]]:
-    """Losses by step, where this project trained the weights."""
-    if HISTORY_PART not in weights.part_names():
-        return {}
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for step, metrics in read_history(weights):
-        for name in ("rpn_cls", "rpn_bbox", "cls", "bbox", "track", "track_aux", "total"):
-            if name in metrics:
-                curves.setdefault(name, []).append((step, metrics[name]))
-    return curves
-
-
-def _join_notes(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
+        result = compete(frames, contestant, config.evaluation, num_workers=options.num_workers)
+        metrics = result.metrics
+        step.done(f"MOTA {metrics['MOTA']:.1f}, IDF1 {metrics['IDF1']:.1f}", result.scores)
+    row = result_row(result, weights, run, recipe=config.recipe)
+    log_row(row, result, weights, run_log)
+    return row, result.tracks
 
 
 class _Step:

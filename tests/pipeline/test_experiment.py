@@ -7,8 +7,9 @@ import pytest
 
 from models.qdtrack.association import TaoTrackerConfig, TrackerConfig
 from pipeline.config import ExperimentConfig
+from pipeline.contestants import overlap_baseline
 from pipeline.evaluate import EvaluationConfig
-from pipeline.experiment import RunOptions, overlap_baseline, run_experiment
+from pipeline.experiment import RunOptions, run_experiment
 from pipeline.recipes import find_recipe
 
 SMALL = find_recipe("qdtrack_frcnn_r18_synthetic")
