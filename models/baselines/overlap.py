@@ -5,12 +5,13 @@ so that a difference in scores is the embeddings' doing.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from models.search_space import Choices, Interval
 from models.tracking import (
     NO_IDENTITY,
     FrameDetections,
@@ -30,19 +31,19 @@ class OverlapConfig:
 
     kind: Literal["overlap"] = "overlap"
     """Tells this tracker from the others."""
-    init_score_thr: float = 0.8
+    init_score_thr: Annotated[float, Interval(0.3, 0.95)] = 0.8
     """A detection that matches no track starts one when its score is above this."""
-    obj_score_thr: float = 0.5
+    obj_score_thr: Annotated[float, Interval(0.05, 0.8)] = 0.5
     """A detection continues a track when its score is above this; a lower one is weak."""
-    match_iou_thr: float = 0.3
+    match_iou_thr: Annotated[float, Interval(0.05, 0.8)] = 0.3
     """Overlap with the last box of a track that a match must be above."""
-    memo_frames: int = 10
+    memo_frames: Annotated[int, Interval(1, 60, log=True)] = 10
     """A track is forgotten this many frames after it was last seen."""
-    nms_backdrop_iou_thr: float = 0.3
+    nms_backdrop_iou_thr: Annotated[float, Interval(0.1, 0.7)] = 0.3
     """IoU above which a weak detection is a duplicate."""
-    nms_class_iou_thr: float = 0.7
+    nms_class_iou_thr: Annotated[float, Interval(0.4, 0.95)] = 0.7
     """IoU above which any other detection is a duplicate."""
-    with_cats: bool = True
+    with_cats: Annotated[bool, Choices((True, False))] = True
     """Match within a class only."""
 
     def __post_init__(self) -> None:

@@ -10,11 +10,12 @@ Legend: N detections of one frame, M columns of memory, D embedding width.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from models.search_space import Choices, Interval
 from models.tracking import (
     NO_IDENTITY,
     Bool,
@@ -44,27 +45,29 @@ class TrackerConfig:
 
     kind: Literal["quasi_dense"] = "quasi_dense"
     """Tells this tracker from the others."""
-    init_score_thr: float = 0.8
+    init_score_thr: Annotated[float, Interval(0.3, 0.95)] = 0.8
     """A detection that matches no track starts one when its score is above this."""
-    obj_score_thr: float = 0.5
+    obj_score_thr: Annotated[float, Interval(0.05, 0.8)] = 0.5
     """A detection continues a track when its score is above this; a lower one is weak."""
-    match_score_thr: float = 0.5
+    match_score_thr: Annotated[float, Interval(0.1, 0.9)] = 0.5
     """Similarity that a match must be above."""
-    memo_tracklet_frames: int = 10
+    memo_tracklet_frames: Annotated[int, Interval(1, 60, log=True)] = 10
     """A track is forgotten this many frames after it was last seen."""
-    memo_backdrop_frames: int = 1
+    memo_backdrop_frames: Annotated[int, Interval(0, 5)] = 1
     """Past frames whose unmatched detections are kept as backdrops, distractors of the match."""
-    memo_momentum: float = 0.8
+    memo_momentum: Annotated[float, Interval(0.1, 1.0)] = 0.8
     """Share of the new embedding when a track's is updated."""
-    nms_conf_thr: float = 0.5
+    nms_conf_thr: Annotated[float, Interval(0.1, 0.9)] = 0.5
     """A weak detection more similar than this to a live track is dropped without trace."""
-    nms_backdrop_iou_thr: float = 0.3
+    nms_backdrop_iou_thr: Annotated[float, Interval(0.1, 0.7)] = 0.3
     """IoU above which a weak detection is a duplicate, and an unmatched one is no backdrop."""
-    nms_class_iou_thr: float = 0.7
+    nms_class_iou_thr: Annotated[float, Interval(0.4, 0.95)] = 0.7
     """IoU above which any other detection is a duplicate."""
-    with_cats: bool = True
+    with_cats: Annotated[bool, Choices((True, False))] = True
     """Match within a class only."""
-    match_metric: Literal["bisoftmax", "softmax", "cosine"] = "bisoftmax"
+    match_metric: Annotated[
+        Literal["bisoftmax", "softmax", "cosine"], Choices(("bisoftmax", "softmax", "cosine"))
+    ] = "bisoftmax"
     """How embeddings are compared."""
 
     def __post_init__(self) -> None:
@@ -89,27 +92,29 @@ class TaoTrackerConfig:
 
     kind: Literal["tao"] = "tao"
     """Tells this tracker from the others."""
-    init_score_thr: float = 1e-4
+    init_score_thr: Annotated[float, Interval(1e-4, 0.9, log=True)] = 1e-4
     """A detection that matches no track starts one when its score is above this."""
-    obj_score_thr: float = 1e-4
+    obj_score_thr: Annotated[float, Interval(1e-4, 0.5, log=True)] = 1e-4
     """A detection with a lower score never continues a track."""
-    match_score_thr: float = 0.5
+    match_score_thr: Annotated[float, Interval(0.1, 0.9)] = 0.5
     """Similarity that a match must be above."""
-    memo_frames: int = 10
+    memo_frames: Annotated[int, Interval(1, 60, log=True)] = 10
     """A track is forgotten this many frames after it was last seen."""
-    momentum_embed: float = 0.8
+    momentum_embed: Annotated[float, Interval(0.1, 1.0)] = 0.8
     """Share of the new embedding when a track's is updated."""
-    momentum_obj_score: float = 0.5
+    momentum_obj_score: Annotated[float, Interval(0.1, 1.0)] = 0.5
     """Share of the new score when a track's is updated."""
-    obj_score_diff_thr: float = 1.0
+    obj_score_diff_thr: Annotated[float, Interval(0.1, 1.0)] = 1.0
     """Difference from the track's score that a match must stay below."""
-    distractor_nms_thr: float = 0.3
+    distractor_nms_thr: Annotated[float, Interval(0.1, 0.7)] = 0.3
     """IoU above which a distractor is dropped for an earlier detection of its class."""
-    distractor_score_thr: float = 0.5
+    distractor_score_thr: Annotated[float, Interval(0.1, 0.9)] = 0.5
     """A detection with a lower score may be a distractor."""
-    match_metric: Literal["bisoftmax", "cosine"] = "bisoftmax"
+    match_metric: Annotated[Literal["bisoftmax", "cosine"], Choices(("bisoftmax", "cosine"))] = (
+        "bisoftmax"
+    )
     """How embeddings are compared."""
-    match_with_cosine: bool = True
+    match_with_cosine: Annotated[bool, Choices((True, False))] = True
     """Average the bisoftmax with the cosine; not read by the cosine metric."""
 
     def __post_init__(self) -> None:
