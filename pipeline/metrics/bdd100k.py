@@ -50,6 +50,7 @@ class Bdd100kProtocol(ScoringProtocol):
         *("FP", "FN", "IDSw", "MT", "PT", "ML", "FM"),
     )
     missing_is_empty: ClassVar[bool] = True
+    counted_by: ClassVar[str] = "BddCounting"
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from trackeval.metrics._base_metric import _BaseMetric
 
 from datasets.schema import Bool, Int64
 from pipeline.metrics.class_data import ClassData
-from pipeline.metrics.clear import count_switches
+from pipeline.metrics.clear import find_switches, without_first
 from pipeline.metrics.matching import match_in_order, match_most_then_cheapest
 
 MAX_DISTANCE: Final = 0.5
@@ -42,9 +42,7 @@ class BddCounting(_BaseMetric):  # type: ignore[misc]  # trackeval has no types
     def eval_sequence(self, data: ClassData | Mapping[str, Any]) -> dict[str, Any]:
         """All fields for one class of one sequence, flat or in trackeval's lists."""
         flat = ClassData.of(data)
-        candidates = 1.0 - flat.pair_iou <= MAX_DISTANCE
-        matching = _LastKnownMatching(flat, candidates)
-        matched_track = match_in_order(flat, candidates, matching.settle)
+        matched_track = self.match(flat)
         num_matches = int(np.count_nonzero(matched_track >= 0))
         is_matched_pair = matched_track[flat.pair_truth] == flat.pair_track
         sums: dict[str, Any] = {
@@ -52,12 +50,28 @@ class BddCounting(_BaseMetric):  # type: ignore[misc]  # trackeval has no types
             "TP": num_matches,
             "FP": flat.num_tracks - num_matches,
             "FN": flat.num_truth - num_matches,
-            "IDSw": count_switches(flat, matched_track),
-            "FM": _count_fragmentations(flat, matched_track),
+            "IDSw": len(find_switches(flat, matched_track)),
+            "FM": len(self.find_resumptions(flat, matched_track)),
             "IoU_sum": float(flat.pair_iou[is_matched_pair].sum()),
             **_count_tracked(flat, matched_track),
         }
         return _with_ratios(sums)
+
+    def match(self, data: ClassData) -> Int64:
+        """The matching that is counted; see `ErrorCounter.match`."""
+        candidates = 1.0 - data.pair_iou <= MAX_DISTANCE
+        return match_in_order(data, candidates, _LastKnownMatching(data, candidates).settle)
+
+    def find_resumptions(self, data: ClassData, matched_track: Int64) -> Int64:
+        """Truth rows with which an identity is tracked again after misses; see `ErrorCounter`.
+
+        The official tool counts changes from tracked to missed that are followed by another match;
+        each has its resumption. Frames without the identity are no misses.
+        """
+        matched = np.flatnonzero(matched_track >= 0)
+        previous = data.previous_truth_row[matched]
+        begins = (previous < 0) | (matched_track[previous] < 0)
+        return without_first(data, matched[begins])
 
     def combine_sequences(self, all_res: Mapping[str, Any]) -> dict[str, Any]:
         """Sums of the counts, then the ratios."""
@@ -142,18 +156,6 @@ def _count_tracked(data: ClassData, matched_track: Int64) -> dict[str, int]:
     mostly = int(np.count_nonzero(ratio >= 0.8))
     lost = int(np.count_nonzero(ratio < 0.2))
     return {"MT": mostly, "PT": data.num_truth_ids - mostly - lost, "ML": lost}
-
-
-def _count_fragmentations(data: ClassData, matched_track: Int64) -> int:
-    """Changes from tracked to missed that are followed by another match of the identity.
-
-    Frames without the identity are no misses. Every stretch of matches but the last one of each
-    identity ends in such a change, so stretches are counted.
-    """
-    matched = np.flatnonzero(matched_track >= 0)
-    previous = data.previous_truth_row[matched]
-    begins = (previous < 0) | (matched_track[previous] < 0)
-    return int(np.count_nonzero(begins)) - len(np.unique(data.truth_id[matched]))
 
 
 def _with_ratios(sums: dict[str, Any]) -> dict[str, Any]:

@@ -30,11 +30,15 @@ class ClassData:
     truth_id: Int64
     """(G,) identities relabelled 0..n-1 in ascending order of the original ones."""
     num_truth_ids: int
+    truth_row: Int64
+    """(G,) row of the annotations that each truth row was made from."""
     track_frame: Int64
     """(T,) frame of each track row, ascending; rows of a frame in file order."""
     track_id: Int64
     """(T,) likewise relabelled."""
     num_track_ids: int
+    track_row: Int64
+    """(T,) likewise the row of the tracks."""
     pair_truth: Int64
     """(K,) truth row of each overlapping pair; pairs are ordered by truth row, then track row."""
     pair_track: Int64
@@ -94,9 +98,11 @@ class ClassData:
             truth_frame=np.repeat(frames, np.diff(truth_offsets)),
             truth_id=_joined(data["gt_ids"], np.int64),
             num_truth_ids=data["num_gt_ids"],
+            truth_row=np.arange(truth_offsets[-1]),
             track_frame=np.repeat(frames, np.diff(track_offsets)),
             track_id=_joined(data["tracker_ids"], np.int64),
             num_track_ids=data["num_tracker_ids"],
+            track_row=np.arange(track_offsets[-1]),
             pair_truth=_joined(rows, np.int64),
             pair_track=_joined(columns, np.int64),
             pair_iou=_joined(values, np.float64),

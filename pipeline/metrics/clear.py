@@ -38,16 +38,29 @@ class CLEAR(TrackevalCLEAR):  # type: ignore[misc]  # trackeval has no types
         if flat.is_one_sided:
             one_sided: dict[str, Any] = super().eval_sequence(flat)
             return one_sided
-        candidates = flat.pair_iou >= self.threshold - _EPSILON
-        matching = _ContinuingMatching(flat, np.where(candidates, flat.pair_iou, 0.0))
-        matched_track = match_in_order(flat, candidates, matching.settle)
+        matched_track = self.match(flat)
         fields = dict.fromkeys(self.fields, 0)
         fields |= _count_boxes(flat, matched_track)
         fields |= _count_identities(flat, matched_track)
-        fields["Frag"] = matching.count_fragments(matched_track)
+        fields["Frag"] = len(self.find_resumptions(flat, matched_track))
         fields["CLR_Frames"] = flat.num_frames
         complete: dict[str, Any] = self._compute_final_fields(fields)
         return complete
+
+    def match(self, data: ClassData) -> Int64:
+        """The matching that is counted; see `ErrorCounter.match`."""
+        candidates = data.pair_iou >= self.threshold - _EPSILON
+        scores = np.where(candidates, data.pair_iou, 0.0)
+        return match_in_order(data, candidates, _ContinuingMatching(data, scores).settle)
+
+    def find_resumptions(self, data: ClassData, matched_track: Int64) -> Int64:
+        """Truth rows that are matched now but not in the previous used frame; see `ErrorCounter`.
+
+        Frames with only truth or only tracks are not used.
+        """
+        matched = np.flatnonzero(matched_track >= 0)
+        begins = _PreviousFrame(data).partner(matched, matched_track) < 0
+        return without_first(data, matched[begins])
 
 
 class _ContinuingMatching:
@@ -56,19 +69,13 @@ class _ContinuingMatching:
     def __init__(self, data: ClassData, scores: Any) -> None:
         self._data = data
         self._scores = scores
-        # Frames with only truth or only tracks are stepped over: they break no continuity.
-        has_truth, has_tracks = np.diff(data.truth_offsets) > 0, np.diff(data.track_offsets) > 0
-        is_used = has_truth & has_tracks
-        frames = np.flatnonzero(is_used)
-        self._previous_frame = np.full(data.num_frames, -1)
-        self._previous_frame[frames[1:]] = frames[:-1]
-        self._previous_row = previous_rows(data.truth_id, np.flatnonzero(is_used[data.truth_frame]))
+        self._previous = _PreviousFrame(data)
 
     def settle(self, frame: int, matched_track: Int64) -> tuple[Int64, Int64]:
         data = self._data
         pairs = data.pairs_of_frame(frame)
         rows, columns = data.pair_truth[pairs], data.pair_track[pairs]
-        partner = self._previous_partner(rows, matched_track)
+        partner = self._previous.partner(rows, matched_track)
         is_continued = (partner >= 0) & (data.track_id[columns] == data.track_id[partner])
         values = np.zeros(len(data.pair_iou))
         values[pairs] = np.where(
@@ -82,16 +89,23 @@ class _ContinuingMatching:
             matched_columns[is_real] + data.track_offsets[frame],
         )
 
-    def count_fragments(self, matched_track: Int64) -> int:
-        """Times an identity is picked up again: matched now but not in the previous used frame."""
-        matched = np.flatnonzero(matched_track >= 0)
-        num_begun = int(np.count_nonzero(self._previous_partner(matched, matched_track) < 0))
-        return num_begun - len(np.unique(self._data.truth_id[matched]))
 
-    def _previous_partner(self, rows: Int64, matched_track: Int64) -> Int64:
+class _PreviousFrame:
+    """Looks one used frame back."""
+
+    def __init__(self, data: ClassData) -> None:
+        self._frame_of = data.truth_frame
+        # Frames with only truth or only tracks are stepped over: they break no continuity.
+        has_truth, has_tracks = np.diff(data.truth_offsets) > 0, np.diff(data.track_offsets) > 0
+        is_used = has_truth & has_tracks
+        frames = np.flatnonzero(is_used)
+        self._previous_frame = np.full(data.num_frames, -1)
+        self._previous_frame[frames[1:]] = frames[:-1]
+        self._previous_row = previous_rows(data.truth_id, np.flatnonzero(is_used[data.truth_frame]))
+
+    def partner(self, rows: Int64, matched_track: Int64) -> Int64:
         """Track row that each truth row's identity had in the previous used frame, or -1."""
-        frame_of = self._data.truth_frame
-        previous = self._previous_row[rows]
+        frame_of, previous = self._frame_of, self._previous_row[rows]
         is_adjacent = (previous >= 0) & (frame_of[previous] == self._previous_frame[frame_of[rows]])
         return np.where(is_adjacent, matched_track[previous], -1)
 
@@ -115,17 +129,23 @@ def _count_identities(data: ClassData, matched_track: Int64) -> dict[str, Any]:
     mostly_tracked = int(np.count_nonzero(ratio > 0.8))
     partly_tracked = int(np.count_nonzero(ratio >= 0.2)) - mostly_tracked
     return {
-        "IDSW": count_switches(data, matched_track),
+        "IDSW": len(find_switches(data, matched_track)),
         "MT": mostly_tracked,
         "PT": partly_tracked,
         "ML": data.num_truth_ids - mostly_tracked - partly_tracked,
     }
 
 
-def count_switches(data: ClassData, matched_track: Int64) -> int:
-    """Matches of an identity with another track than in its last match, however long ago."""
+def find_switches(data: ClassData, matched_track: Int64) -> Int64:
+    """Truth rows matched with another track than the identity's last match, however long ago."""
     matched = np.flatnonzero(matched_track >= 0)
-    matched = matched[np.argsort(data.truth_id[matched], kind="stable")]
-    identities, tracks = data.truth_id[matched], data.track_id[matched_track[matched]]
-    is_switch = (identities[1:] == identities[:-1]) & (tracks[1:] != tracks[:-1])
-    return int(np.count_nonzero(is_switch))
+    before = previous_rows(data.truth_id, matched)[matched]
+    tracks, tracks_before = data.track_id[matched_track[matched]], matched_track[before]
+    switched: Int64 = matched[(before >= 0) & (tracks != data.track_id[tracks_before])]
+    return switched
+
+
+def without_first(data: ClassData, rows: Int64) -> Int64:
+    """Truth rows in rising order without the first one of every identity."""
+    _, first = np.unique(data.truth_id[rows], return_index=True)
+    return np.delete(rows, first)

@@ -38,6 +38,7 @@ class MotChallengeProtocol(ScoringProtocol):
         *("FP", "FN", "IDSw", "MT", "PT", "ML", "Frag"),
     )
     missing_is_empty: ClassVar[bool] = False
+    counted_by: ClassVar[str] = "CLEAR"
 
     def __init__(self, benchmark: str) -> None:
         """Rules of "mot15", "mot17" or "mot20"; they differ in which boxes excuse predictions."""

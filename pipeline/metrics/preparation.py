@@ -100,6 +100,7 @@ def split_classes(
     pair_iou = pairs.iou[kept_pairs]
     truth_key, truth_ids = truth.key[keep_truth], truth.ids[keep_truth]
     track_key, track_ids = tracks.key[keep_tracks], tracks.ids[keep_tracks]
+    truth_rows, track_rows = truth.source_row[keep_truth], tracks.source_row[keep_tracks]
     class_keys = np.arange(num_classes + 1) * num_frames
     truth_edges = np.searchsorted(truth_key, class_keys).tolist()
     track_edges = np.searchsorted(track_key, class_keys).tolist()
@@ -117,9 +118,11 @@ def split_classes(
                 truth_frame=truth_key[of_truth] - class_keys[index],
                 truth_id=truth_id,
                 num_truth_ids=len(identities),
+                truth_row=truth_rows[of_truth],
                 track_frame=track_key[of_tracks] - class_keys[index],
                 track_id=track_id,
                 num_track_ids=len(names),
+                track_row=track_rows[of_tracks],
                 pair_truth=pair_truth[of_pairs] - of_truth.start,
                 pair_track=pair_track[of_pairs] - of_tracks.start,
                 pair_iou=pair_iou[of_pairs],

@@ -7,11 +7,11 @@ metrics count sequences and combine them; rows are classes, pools of classes, or
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 
-from datasets.schema import SequenceResult, SequenceTruth
+from datasets.schema import Int64, SequenceResult, SequenceTruth
 from pipeline.metrics.class_data import ClassData
 
 Fields = dict[str, Any]
@@ -32,6 +32,16 @@ class Row:
     """Whether ratios are averaged over the classes instead of pooling the counts."""
 
 
+class ErrorCounter(Protocol):
+    """A metric that can also say which boxes it counts."""
+
+    def match(self, data: ClassData) -> Int64:
+        """(G,) track row matched with each truth row, -1 where it is missed."""
+
+    def find_resumptions(self, data: ClassData, matched_track: Int64) -> Int64:
+        """Truth rows, rising, at which a fragmented identity is picked up again, one for each."""
+
+
 class ScoringProtocol(ABC):
     """The rules of one benchmark; instances are small, picklable and hold no state of a run."""
 
@@ -47,6 +57,14 @@ class ScoringProtocol(ABC):
     """Lines of the table; the last one is the summary."""
     metrics: Mapping[str, Any]
     """Metrics with trackeval's methods, whose `fields_to_combine` are all that it combines."""
+    counted_by: ClassVar[str]
+    """The one of them that counts misses, false boxes, switches and fragments: an `ErrorCounter`.
+    """
+
+    @property
+    def counter(self) -> ErrorCounter:
+        """That metric."""
+        return cast(ErrorCounter, self.metrics[self.counted_by])
 
     @abstractmethod
     def prepare(
