@@ -382,6 +382,27 @@ def open_artefact(folder: str) -> Artefact:
     return Artefact(root=root, **{name: content[name] for name in fields})
 
 
+def find_artefacts(root: str, stage: str, fingerprint: str) -> list[Artefact]:
+    """Finished artefacts of a name, whatever data set and split they are kept under."""
+    top = join_location(root, stage)
+    places = [
+        (dataset, split)
+        for dataset in _list_folders(top)
+        for split in _list_folders(join_location(top, dataset))
+    ]
+    candidates = [
+        Artefact(
+            root=root,
+            stage=stage,
+            dataset=decode_name(dataset),
+            split=decode_name(split),
+            fingerprint=fingerprint,
+        )
+        for dataset, split in sorted(places)
+    ]
+    return [artefact for artefact in candidates if artefact.manifest() is not None]
+
+
 class HashingStream:
     """A writable stream that counts and hashes what passes through it."""
 
