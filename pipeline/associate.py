@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from datasets.schema import Detections, Tracks
+from models.baselines.motion import MotionConfig, MotionTracker
 from models.baselines.overlap import OverlapConfig, OverlapTracker
 from models.config_io import config_to_dict
 from models.qdtrack.association import (
@@ -25,8 +26,8 @@ VERSION: Final = 1
 TRACKS_FILE: Final = "tracks.parquet"
 DETECTIONS_FILE: Final = "detections.arrow"
 
-AssociationConfig = TrackerConfig | TaoTrackerConfig | OverlapConfig
-"""Chosen by its field `kind`: quasi_dense, tao or overlap."""
+AssociationConfig = TrackerConfig | TaoTrackerConfig | OverlapConfig | MotionConfig
+"""Chosen by its field `kind`: quasi_dense, tao, overlap, sort, bytetrack or ocsort."""
 
 
 def associate(detections: Artefact, config: AssociationConfig, *, num_workers: int = 1) -> Artefact:
@@ -36,6 +37,9 @@ def associate(detections: Artefact, config: AssociationConfig, *, num_workers: i
         detections: finished artefact of infer.
         config: the tracker.
         num_workers: actors; at most 1 runs in this process. The tracks do not depend on it.
+
+    Raises:
+        ValueError: the tracker cannot be built, before any work; or detections that it cannot take.
     """
     settings = config_to_dict(config)
     artefact = Artefact(
@@ -47,6 +51,7 @@ def associate(detections: Artefact, config: AssociationConfig, *, num_workers: i
     )
     if artefact.is_complete():
         return artefact
+    build_tracker(config)  # one that cannot be built stops here, and not in a worker
     sequences = detections.sequences()
     missing = artefact.missing(sequences)
     map_sequences(
@@ -111,6 +116,9 @@ class Tracker(Protocol):
 def build_tracker(config: AssociationConfig) -> Tracker:
     """A tracker that has seen nothing yet.
 
+    Raises:
+        ValueError: it comes from a library that is not installed; says how to get it.
+
     >>> build_tracker(OverlapConfig(memo_frames=3)).config.memo_frames
     3
     """
@@ -118,7 +126,9 @@ def build_tracker(config: AssociationConfig) -> Tracker:
         return QuasiDenseTracker(config)
     if isinstance(config, TaoTrackerConfig):
         return TaoTracker(config)
-    return OverlapTracker(config)
+    if isinstance(config, OverlapConfig):
+        return OverlapTracker(config)
+    return MotionTracker(config)
 
 
 def update_tracker(
@@ -132,7 +142,8 @@ def update_tracker(
     """Take a tracker one frame further, by the rules that hold for every sequence.
 
     A frame without detections does not reach the tracker, as in the published models: nothing ages
-    there but the distance between frame numbers.
+    there but the distance between frame numbers. A tracker that goes on by motion makes up for the
+    frames left out when it is called next.
 
     Returns:
         int64 (N,) track ids, -1 where none is published, and float32 (N,) scores: the detector's,

@@ -26,6 +26,6 @@ class ExperimentConfig:
     infer: InferConfig = field(default_factory=InferConfig)
     """How frames pass through the network."""
     association: AssociationConfig = field(default_factory=TrackerConfig)
-    """The tracker; `association.kind` chooses quasi_dense, tao or overlap."""
+    """The tracker, chosen by `association.kind`; see `AssociationConfig`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """The rules of scoring."""

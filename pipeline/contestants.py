@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from datasets.registry import BENCHMARKS
+from models.baselines.motion import MotionConfig
 from models.baselines.overlap import OverlapConfig
 from models.config_io import config_to_dict
 from models.qdtrack.association import TaoTrackerConfig
@@ -150,12 +151,16 @@ def log_row(row: ResultRow, result: Result, weights: Artefact | None, run_log: "
 def overlap_baseline(association: AssociationConfig) -> OverlapConfig:
     """Association by overlap alone, with everything else as the tracker has it.
 
+    The trackers by motion have no such settings: beside them stands the overlap tracker's default.
+
     >>> from models.qdtrack.association import TrackerConfig
     >>> overlap_baseline(TrackerConfig(memo_tracklet_frames=30)).memo_frames
     30
     """
     if isinstance(association, OverlapConfig):
         return association
+    if isinstance(association, MotionConfig):
+        return OverlapConfig()
     births = OverlapConfig(
         init_score_thr=association.init_score_thr, obj_score_thr=association.obj_score_thr
     )

@@ -21,7 +21,7 @@ FORBIDDEN = {
 }
 """What no file of a room imports, not even inside a function."""
 
-LATE = {"av", "cv2", "pycocotools"}
+LATE = {"av", "cv2", "pycocotools", "supervision", "trackers"}
 """Imported inside functions only, so that `datasets` and `models` load where they are absent."""
 
 HEAVY = {"torch", "torchvision", "ray", "mlflow"}
@@ -38,6 +38,7 @@ LIGHT_MODULES = (
     "models.detectors.config",
     "models.qdtrack.config",
     "models.qdtrack.association",
+    "models.baselines.motion",
     "models.baselines.overlap",
     "jobs.evaluate",
     "jobs.export",

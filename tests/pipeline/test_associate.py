@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 
 from datasets.schema import Detections, Tracks
+from models.baselines.motion import (
+    ByteTrackConfig,
+    MotionTracker,
+    OcSortConfig,
+    SortConfig,
+)
 from models.baselines.overlap import OverlapConfig, OverlapTracker
 from models.config_io import config_from_dict, config_to_dict
 from models.qdtrack.association import (
@@ -18,8 +24,10 @@ from models.qdtrack.association import (
 )
 from pipeline.associate import AssociationConfig, associate_sequence, build_tracker
 
-CONFIGS = [TrackerConfig(), TaoTrackerConfig(), OverlapConfig()]
-TRACKERS = [QuasiDenseTracker, TaoTracker, OverlapTracker]
+BY_AGE = [TrackerConfig(), TaoTrackerConfig(), OverlapConfig()]
+BY_MOTION = [SortConfig(), ByteTrackConfig(), OcSortConfig()]
+CONFIGS: list[AssociationConfig] = [*BY_AGE, *BY_MOTION]
+TRACKERS = [QuasiDenseTracker, TaoTracker, OverlapTracker, *[MotionTracker] * 3]
 
 
 def scene(*frames: list[tuple[float, float, int]], half: bool = False) -> Detections:
@@ -76,7 +84,7 @@ def test_tracks_keep_frame_and_detector_order_and_point_back() -> None:
 def test_empty_frames_do_not_reach_the_tracker() -> None:
     # Called on the empty frames 1 to 11, the tracker would have expired the track at frame 10.
     detections = scene([(0, 0.9, 0)], *[[]] * 11, [(0, 0.9, 0)])
-    for config in CONFIGS:
+    for config in BY_AGE:
         assert associate_sequence(detections, config).track_id.tolist() == [0, 0]
         called = build_tracker(config)
         ids = []

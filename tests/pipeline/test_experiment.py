@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from models.baselines.motion import SortConfig
+from models.baselines.overlap import OverlapConfig
 from models.qdtrack.association import TaoTrackerConfig, TrackerConfig
 from pipeline.config import ExperimentConfig
 from pipeline.contestants import overlap_baseline
@@ -42,3 +44,4 @@ def test_the_baseline_takes_over_what_it_shares() -> None:
     found = overlap_baseline(TrackerConfig(init_score_thr=0.6, nms_backdrop_iou_thr=0.4))
     assert (found.init_score_thr, found.nms_backdrop_iou_thr) == (0.6, 0.4)
     assert overlap_baseline(TaoTrackerConfig(memo_frames=7)).memo_frames == 7
+    assert overlap_baseline(SortConfig()) == overlap_baseline(OverlapConfig()) == OverlapConfig()
