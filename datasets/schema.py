@@ -329,6 +329,10 @@ class Tracks:
             class_index=np.zeros(0, np.int16),
         )
 
+    def select(self, rows: npt.NDArray[Any]) -> Self:
+        """The rows chosen by a boolean mask or an index array."""
+        return type(self)(**{name: column[rows] for name, column in vars(self).items()})
+
     def to_table(self) -> pa.Table:
         """Arrow table in `TRACKS_SCHEMA`: boxes are stored as float32."""
         columns = {

@@ -6,10 +6,10 @@ of detectors. The differences: a mistake that a score counts twice, as a missed 
 is one error here, so the two boxes are paired one to one; and a box near an object that is found
 already is a duplicate however badly it is placed.
 
-Legend: G truth rows, T track rows, K overlapping pairs, N wrong boxes.
+Legend: G truth rows, T track rows, N wrong boxes, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -35,6 +35,10 @@ MISSING: Final[tuple[Cause, ...]] = ("missed", "badly placed", "mis-classed")
 """Causes whose boxes the score counts as missed (FN), in the true class."""
 FALSE: Final[tuple[Cause, ...]] = ("badly placed", "mis-classed", "duplicate", "background")
 """Causes whose boxes the score counts as false (FP), in the result's class."""
+EVENTS: Final[Mapping[Cause, str]] = {"switched": "IDSw", "fragmented": "FM"}
+"""Causes that the score counts once an event, in the true class, and as what."""
+COUNTS: Final = ("FN", "FP", "IDSw", "FM")
+"""What scores count; MOTChallenge calls the last one Frag."""
 
 MEANING: Final[dict[Cause, str]] = {
     "missed": "a true box, and no box that could be meant for it",
@@ -88,6 +92,8 @@ class SequenceErrors:
     """(N,) row of the tracks, -1 where there is no box."""
     matched_truth: Int64
     """(T,) row of the annotations that each row of the tracks is matched with, -1 for none."""
+    num_truth: Int64
+    """(C,) true boxes that are scored, by class."""
 
     def rows_of(self, cause: Cause) -> Int64:
         """Positions among the N wrong boxes of those with this cause."""
@@ -123,16 +129,45 @@ def find_errors(
         truth_row=truth_row,
         track_row=track_row,
         matched_truth=_matched_truth(len(tracks), classes, matches),
+        num_truth=np.array([data.num_truth for data in classes]),
     )
+
+
+def count_errors(errors: Iterable[Error], num_classes: int) -> Int64:
+    """What the score counts for some errors.
+
+    Returns:
+        (7, C, 4) counts by cause in the order of `CAUSES`, class, and kind in that of `COUNTS`.
+    """
+    counts = np.zeros((len(CAUSES), num_classes, len(COUNTS)), np.int64)
+    for error in errors:
+        cause = CAUSES.index(error.cause)
+        if error.cause in MISSING:
+            counts[cause, error.truth_class, COUNTS.index("FN")] += error.num_boxes
+        if error.cause in FALSE:
+            counts[cause, error.track_class, COUNTS.index("FP")] += error.num_boxes
+        if error.cause in EVENTS:
+            counts[cause, error.truth_class, COUNTS.index(EVENTS[error.cause])] += 1
+    return counts
 
 
 def match_with_truth(
     protocol: ScoringProtocol, truth: SequenceTruth, result: SequenceResult
-) -> Int64:
-    """(T,) row of the annotations that each row of the tracks is matched with, -1 for none."""
+) -> tuple[Int64, Int64, Int64]:
+    """Which boxes of a sequence the protocol calls right, without a cause for the others.
+
+    Returns:
+        (T,) row of the annotations that each row of the tracks is matched with, -1 for none; (C,)
+        missed and (C,) false boxes by class.
+    """
     classes = _counted_data(protocol, truth, result)
     matches = [protocol.counter.match(data) for data in classes]
-    return _matched_truth(len(result.tracks), classes, matches)
+    pairs = list(zip(classes, matches, strict=True))
+    return (
+        _matched_truth(len(result.tracks), classes, matches),
+        np.array([np.count_nonzero(matched < 0) for _, matched in pairs]),
+        np.array([data.num_tracks - np.count_nonzero(matched >= 0) for data, matched in pairs]),
+    )
 
 
 def _counted_data(

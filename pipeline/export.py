@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,8 +156,7 @@ def _with_area(sequence: SequenceTracks) -> SequenceTracks:
         "sequence %r: %d of %d boxes have no area and are left out",
         *(sequence.name, int((~has_area).sum()), len(tracks)),
     )
-    kept = Tracks(**{name: column[has_area] for name, column in vars(tracks).items()})
-    return SequenceTracks(name=sequence.name, frame_names=sequence.frame_names, tracks=kept)
+    return replace(sequence, tracks=tracks.select(has_area))
 
 
 def _write_one_file(path: Path, sequences: list[SequenceTracks]) -> None:

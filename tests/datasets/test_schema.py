@@ -169,6 +169,11 @@ class TestTracks:
     def test_empty_has_every_column(self) -> None:
         assert_same(Tracks.empty(), tracks(0))
 
+    def test_rows_are_selected_by_mask_and_by_index(self) -> None:
+        by_mask = tracks().select(np.array([True, False, False, True]))
+        assert_same(by_mask, tracks().select(np.array([0, 3])))
+        assert by_mask.detection_row.tolist() == [-1, 2]
+
     def test_columns_of_different_lengths_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"Tracks\.scores has 1 rows, the others have 4"):
             Tracks(**vars(tracks()) | {"scores": np.zeros(1, np.float32)})

@@ -11,7 +11,14 @@ import pytest
 
 from datasets.registry import BENCHMARKS
 from datasets.schema import SequenceResult, SequenceTruth
-from pipeline.errors import FALSE, MISSING, Error, SequenceErrors, find_errors, match_with_truth
+from pipeline.errors import (
+    COUNTS,
+    Error,
+    SequenceErrors,
+    count_errors,
+    find_errors,
+    match_with_truth,
+)
 from pipeline.evaluate import EvaluationConfig, build_protocol, evaluate
 
 MakeTruth = Callable[..., SequenceTruth]
@@ -176,42 +183,27 @@ def test_matches_are_named_by_the_rows_of_the_records(
     result = make_result(
         [(1, 3, CAR, BOX), (1, 2, CAR, FAR), (0, 8, CAR, BOX), (0, 6, TRUCK, FAR)], 2
     )
-    assert match_with_truth(BDD100K, truth, result).tolist() == [3, -1, -1, 2]
+    matched, missed, false = match_with_truth(BDD100K, truth, result)
+    assert matched.tolist() == [3, -1, -1, 2]
+    assert (missed[CAR], missed[TRUCK], false[CAR], false[TRUCK]) == (0, 1, 1, 0)
     found = find_errors(BDD100K, truth, result)
     assert found.matched_truth.tolist() == [3, -1, -1, 2]
     assert _boxes(found) == [("mis-classed", 0, 1)]
 
 
-def _counts(found: SequenceErrors, class_names: Sequence[str]) -> dict[str, Counter[str]]:
-    """Official counts by class, as the errors give them."""
-    counts: dict[str, Counter[str]] = {name: Counter() for name in class_names}
-    for error in found.errors:
-        if error.cause in MISSING:
-            assert error.truth_class is not None
-            counts[class_names[error.truth_class]]["FN"] += error.num_boxes
-        if error.cause in FALSE:
-            assert error.track_class is not None
-            counts[class_names[error.track_class]]["FP"] += error.num_boxes
-        if error.cause in ("switched", "fragmented"):
-            assert error.truth_class is not None
-            name = "IDSw" if error.cause == "switched" else "FM"
-            counts[class_names[error.truth_class]][name] += 1
-    return counts
-
-
 def _check_against_scores(
     protocol: Any, truths: dict[str, SequenceTruth], results: dict[str, SequenceResult]
 ) -> Counter[str]:
-    """Compare with the evaluator, class by class and sequence by sequence."""
+    """Compare with the evaluator, class by class and sequence by sequence; gives the totals."""
     report = evaluate(protocol, truths, results)
     total: Counter[str] = Counter()
     for name, table in report.sequences.items():
         found = find_errors(protocol, truths[name], results[name])
-        for label, counts in _counts(found, protocol.classes).items():
+        by_class = count_errors(found.errors, len(protocol.classes)).sum(axis=0)
+        for label, counts in zip(protocol.classes, by_class.tolist(), strict=True):
             official = {"FM" if k == "Frag" else k: v for k, v in table[label].items()}
-            for count in ("FN", "FP", "IDSw", "FM"):
-                assert counts[count] == official[count], (name, label, count)
-            total += counts
+            assert counts == [official[count] for count in COUNTS], (name, label)
+            total += Counter(dict(zip(COUNTS, counts, strict=True)))
         total += Counter(error.cause for error in found.errors)
     return total
 
@@ -243,8 +235,8 @@ def test_names_and_order_of_rows_do_not_matter(seed: int, random_sequence: Rando
     """Another file order may break ties of the matching in another way; these have none."""
     truth, result = random_sequence(f"shuffled {seed}")
     order = np.random.default_rng(seed).permutation(len(result.tracks))
-    columns = {name: column[order] for name, column in vars(result.tracks).items()}
-    tracks = type(result.tracks)(**{**columns, "track_id": columns["track_id"] + 1000})
+    tracks = result.tracks.select(order)
+    tracks = replace(tracks, track_id=tracks.track_id + 1000)
     again = find_errors(
         BDD100K, truth, SequenceResult(name=result.name, tracks=tracks, num_frames=30)
     )
