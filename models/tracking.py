@@ -1,4 +1,4 @@
-"""What the trackers share: checked input, duplicate removal, greedy matching, memory of tracks.
+"""What the trackers share: checked input, overlaps, greedy matching, memory of tracks.
 
 All arithmetic is float32 and every comparison is made in float32, as in the published code: a
 score of float32(0.3) is not above a threshold of 0.3, although as Python floats it would be.
@@ -44,6 +44,10 @@ class FrameDetections(NamedTuple):
             self.class_indices[rows],
             self.features.take(rows, axis=0),  # on whole rows twice as fast as indexing
         )
+
+    def subset(self, rows: Int64) -> "FrameDetections":
+        """The given rows, distinct and ascending, to be read only: where they are all, itself."""
+        return self if len(rows) == len(self.scores) else self.select(rows)
 
 
 def check_detections(
@@ -116,55 +120,6 @@ def pairwise_iou(first: Float32, second: Float32) -> Float32:
     np.maximum(union, _MIN_UNION, out=union)
     overlap /= union
     return overlap
-
-
-def overlap_with_earlier(boxes_xyxy: Float32) -> Float32:
-    """float32, (N, N): IoU of row i with every row before it; 0 on and above the diagonal."""
-    overlap = pairwise_iou(boxes_xyxy, boxes_xyxy)
-    position = np.arange(len(overlap), dtype=np.int32)
-    overlap *= position[:, None] > position
-    return overlap
-
-
-def remove_duplicates(
-    detections: FrameDetections,
-    *,
-    obj_score_thr: float,
-    weak_iou_thr: float,
-    strong_iou_thr: float,
-) -> tuple[Int64, Float32]:
-    """Which detections survive QDTrack's duplicate removal, the best first.
-
-    This is no greedy suppression: a detection goes when it overlaps any one of higher score, of
-    whatever class, also one that goes itself. Weak detections tolerate less overlap.
-
-    Args:
-        detections: N > 0 of them; equal scores are taken in the order of the rows.
-        obj_score_thr: a lower score is weak.
-        weak_iou_thr: IoU above which a weak detection goes.
-        strong_iou_thr: IoU above which another one goes.
-
-    Returns:
-        Rows that survive, by descending score, and float32 (N',) the largest overlap of each of
-        them with a survivor of higher score.
-
-    >>> boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 6]], np.float32)
-    >>> scores = np.array([0.7, 0.9, 0.8], np.float32)
-    >>> chain = FrameDetections(boxes, scores, np.zeros(3, np.int32), boxes)
-    >>> remove_duplicates(chain, obj_score_thr=0.5, weak_iou_thr=0.3, strong_iou_thr=0.8)[0]
-    array([1, 2])
-    """
-    order = (-detections.scores).argsort(kind="stable")
-    scores = detections.scores[order]
-    earlier_iou = overlap_with_earlier(detections.boxes_xyxy[order])
-    # float32 on both sides, or an IoU of exactly float32(0.7) would pass for below 0.7.
-    limits = np.where(scores < obj_score_thr, np.float32(weak_iou_thr), np.float32(strong_iou_thr))
-    best: Float32 = earlier_iou.max(axis=1)
-    kept = (best <= limits).nonzero()[0]
-    if len(kept) == len(order):
-        return order, best
-    best = earlier_iou[kept[:, None], kept].max(axis=1)
-    return order[kept], best
 
 
 class GreedyMatches(NamedTuple):

@@ -9,13 +9,14 @@ from datasets.schema import Detections, Tracks
 from models.baselines.motion import MotionConfig, MotionTracker
 from models.baselines.overlap import OverlapConfig, OverlapTracker
 from models.config_io import config_to_dict
+from models.prepared import Prepare, PreparedFrame, PreparedSequence
 from models.qdtrack.association import (
     QuasiDenseTracker,
     TaoTracker,
     TaoTrackerConfig,
     TrackerConfig,
 )
-from models.tracking import Float32, Int64
+from models.tracking import Float32, Int64, check_detections
 from pipeline.parallel import map_sequences
 from pipeline.store import Artefact, Part, fingerprint
 
@@ -102,15 +103,12 @@ class Tracker(Protocol):
     def config(self) -> AssociationConfig:
         """The settings really used."""
 
-    def update(
-        self,
-        frame_index: int,
-        boxes_xyxy: Any,
-        scores: Any,
-        class_indices: Any,
-        embeddings: Any,
-    ) -> Int64:
-        """Track ids of the next frame's detections, -1 where none is published."""
+    @property
+    def prepare(self) -> Prepare:
+        """How it wants the detections of a frame; does not depend on its settings."""
+
+    def step(self, frame_index: int, frame: PreparedFrame) -> Int64:
+        """Track ids of the next frame's detections in the order they were given; -1 for none."""
 
 
 def build_tracker(config: AssociationConfig) -> Tracker:
@@ -154,10 +152,11 @@ def update_tracker(
     """
     if len(scores) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    track_ids = tracker.update(frame_index, boxes_xyxy, scores, class_indices, embeddings)
+    checked = check_detections(frame_index, boxes_xyxy, scores, class_indices, embeddings)
+    track_ids = tracker.step(frame_index, tracker.prepare(checked))
     if isinstance(tracker, TaoTracker):
-        scores = tracker.smoothed_scores
-    return track_ids, np.asarray(scores, np.float32)
+        return track_ids, tracker.smoothed_scores
+    return track_ids, checked.scores
 
 
 def associate_sequence(detections: Detections, config: AssociationConfig) -> Tracks:
@@ -165,7 +164,7 @@ def associate_sequence(detections: Detections, config: AssociationConfig) -> Tra
 
     Args:
         detections: of one sequence; the embeddings may be float16, and must be present unless the
-            tracker works by overlap.
+            tracker works by overlap or motion.
         config: chooses the tracker and its settings.
 
     Returns:
@@ -177,24 +176,48 @@ def associate_sequence(detections: Detections, config: AssociationConfig) -> Tra
             embeddings); names the frame.
     """
     tracker = build_tracker(config)
-    track_ids = np.full(len(detections), -1, np.int64)
-    scores = np.zeros(len(detections), np.float32)
-    for frame_index in range(detections.num_frames):
-        rows = detections.rows(frame_index)
-        track_ids[rows], scores[rows] = update_tracker(
-            tracker,
-            frame_index,
-            detections.boxes_xyxy[rows],
-            detections.scores[rows],
-            detections.class_indices[rows],
-            detections.embeddings[rows],
-        )
+    return replay(tracker, prepare_sequence(detections, tracker))
+
+
+def prepare_sequence(detections: Detections, tracker: Tracker) -> PreparedSequence:
+    """What all trackers of this kind need of a sequence, whatever their settings."""
+    return PreparedSequence.of(
+        tracker.prepare,
+        detections.frame_offsets,
+        detections.boxes_xyxy,
+        detections.scores,
+        detections.class_indices,
+        detections.embeddings,
+    )
+
+
+def replay(tracker: Tracker, sequence: PreparedSequence) -> Tracks:
+    """`associate_sequence` with a new tracker over a prepared sequence."""
+    num_rows = len(sequence.rows)
+    frame_of_row = np.repeat(
+        np.arange(sequence.num_frames, dtype=np.int32), np.diff(sequence.frame_offsets)
+    )
+    # Prepared rows may lie in another order than the detector's, inside their frame.
+    prepared_row = np.empty(num_rows, np.int64)
+    prepared_row[sequence.frame_offsets[frame_of_row] + sequence.rows] = np.arange(num_rows)
+    scores = sequence.scores[prepared_row]
+    track_ids = np.full(num_rows, -1, np.int64)
+    for frame_index in range(sequence.num_frames):
+        frame = sequence.frame(frame_index)
+        if frame is None:
+            continue
+        start = int(sequence.frame_offsets[frame_index])
+        here = slice(start, start + len(frame.rows))
+        track_ids[here] = tracker.step(frame_index, frame)
+        if isinstance(tracker, TaoTracker):
+            scores[here] = tracker.smoothed_scores
     kept = np.flatnonzero(track_ids >= 0)
+    source = prepared_row[kept]
     return Tracks(
-        frame_index=detections.frame_index()[kept],
+        frame_index=frame_of_row[kept],
         track_id=track_ids[kept],
         detection_row=kept.astype(np.int32),
-        boxes_xyxy=detections.boxes_xyxy[kept].astype(np.float32, copy=False),
+        boxes_xyxy=sequence.boxes_xyxy[source],
         scores=scores[kept],
-        class_index=detections.class_indices[kept],
+        class_index=sequence.class_indices[source].astype(np.int16),
     )

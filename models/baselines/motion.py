@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from models.prepared import PreparedFrame, prepare_boxes_by_score
 from models.search_space import Interval
 from models.tracking import (
     NO_IDENTITY,
@@ -127,6 +128,8 @@ class MotionTracker:
     [1, 0]
     """
 
+    prepare = staticmethod(prepare_boxes_by_score)  # the order of rows must not matter
+
     def __init__(self, config: MotionConfig) -> None:
         """A tracker that has seen nothing yet.
 
@@ -167,15 +170,20 @@ class MotionTracker:
             ValueError: wrong shapes, values that are not finite, or a frame that does not ascend.
                 The tracker is left as it was.
         """
-        # The boxes stand in for features: only their number is checked.
+        # The boxes stand in for embeddings: only their number is checked.
         detections = check_detections(frame_index, boxes_xyxy, scores, class_indices, boxes_xyxy)
+        return self.step(frame_index, self.prepare(detections))
+
+    def step(self, frame_index: int, frame: PreparedFrame) -> Int64:
+        """`update` with a frame that `prepare` made."""
         self._skip_frames_before(frame_index)
-        # The library's matching depends on the order of its rows, ours must not.
-        order = (-detections.scores).argsort(kind="stable")
-        found = self._update_classes(detections.select(order))
-        published = np.full(len(order), NO_IDENTITY, np.int64)
+        found = self._update_classes(frame.detections)
+        published = np.full(len(frame.rows), NO_IDENTITY, np.int64)
         for row, label, number in zip(
-            order.tolist(), detections.class_indices[order].tolist(), found.tolist(), strict=True
+            frame.rows.tolist(),
+            frame.detections.class_indices.tolist(),
+            found.tolist(),
+            strict=True,
         ):
             if number >= 0:
                 published[row] = self._ids.setdefault((label, number), len(self._ids))

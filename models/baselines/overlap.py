@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from models.prepared import PreparedFrame, prepare_boxes_by_score, remove_duplicates
 from models.search_space import Choices, Interval
 from models.tracking import (
     NO_IDENTITY,
@@ -21,7 +22,6 @@ from models.tracking import (
     check_frames,
     check_share,
     pairwise_iou,
-    remove_duplicates,
 )
 
 
@@ -71,6 +71,8 @@ class OverlapTracker:
     [1, 0]
     """
 
+    prepare = staticmethod(prepare_boxes_by_score)
+
     def __init__(self, config: OverlapConfig) -> None:
         self.config = config
         """The settings really used."""
@@ -101,23 +103,27 @@ class OverlapTracker:
             ValueError: wrong shapes, values that are not finite, or a frame that does not ascend.
                 The tracker is left as it was.
         """
-        # Tracks are compared by their boxes, so the boxes are the features too.
+        # The boxes stand in for embeddings: only their number is checked.
         detections = check_detections(frame_index, boxes_xyxy, scores, class_indices, boxes_xyxy)
-        self._memory.begin_frame(frame_index, detections.features)
-        published = np.full(len(detections.scores), NO_IDENTITY, np.int64)
+        return self.step(frame_index, self.prepare(detections))
+
+    def step(self, frame_index: int, frame: PreparedFrame) -> Int64:
+        """`update` with a frame that `prepare` made."""
+        self._memory.begin_frame(frame_index, frame.detections.features)
+        published = np.full(len(frame.rows), NO_IDENTITY, np.int64)
         if len(published):
-            rows, _ = remove_duplicates(
-                detections,
+            kept, _ = remove_duplicates(
+                frame,
                 obj_score_thr=self.config.obj_score_thr,
                 weak_iou_thr=self.config.nms_backdrop_iou_thr,
                 strong_iou_thr=self.config.nms_class_iou_thr,
             )
-            survivors = detections.select(rows)
+            survivors = frame.detections.subset(kept)
             ids = self._continue_tracks(frame_index, survivors)
             is_born = (ids == NO_IDENTITY) & (survivors.scores > self.config.init_score_thr)
             born = is_born.nonzero()[0]
             ids[born] = self._memory.create(frame_index, survivors.select(born))
-            published[rows] = ids
+            published[frame.rows[kept]] = ids
         self._memory.expire(frame_index, self.config.memo_frames)
         return published
 

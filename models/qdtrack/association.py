@@ -15,6 +15,12 @@ from typing import Annotated, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from models.prepared import (
+    PreparedFrame,
+    prepare_as_given,
+    prepare_by_score,
+    remove_duplicates,
+)
 from models.search_space import Choices, Interval
 from models.tracking import (
     NO_IDENTITY,
@@ -28,8 +34,6 @@ from models.tracking import (
     check_frames,
     check_share,
     match_greedily,
-    overlap_with_earlier,
-    remove_duplicates,
 )
 
 _WEAK_TWIN: Final = -2
@@ -148,6 +152,8 @@ class QuasiDenseTracker:
     [1, -1]
     """
 
+    prepare = staticmethod(prepare_by_score)
+
     def __init__(self, config: TrackerConfig) -> None:
         self.config = config
         """The settings really used."""
@@ -181,16 +187,20 @@ class QuasiDenseTracker:
                 before, or a frame that does not ascend. The tracker is left as it was.
         """
         detections = check_detections(frame_index, boxes_xyxy, scores, class_indices, embeddings)
-        self._memory.begin_frame(frame_index, detections.features)
-        published = np.full(len(detections.scores), NO_IDENTITY, np.int64)
+        return self.step(frame_index, self.prepare(detections))
+
+    def step(self, frame_index: int, frame: PreparedFrame) -> Int64:
+        """`update` with a frame that `prepare` made."""
+        self._memory.begin_frame(frame_index, frame.detections.features)
+        published = np.full(len(frame.rows), NO_IDENTITY, np.int64)
         if len(published):
-            rows, best_overlap = remove_duplicates(
-                detections,
+            kept, best_overlap = remove_duplicates(
+                frame,
                 obj_score_thr=self.config.obj_score_thr,
                 weak_iou_thr=self.config.nms_backdrop_iou_thr,
                 strong_iou_thr=self.config.nms_class_iou_thr,
             )
-            survivors = detections.select(rows)
+            survivors = frame.detections.subset(kept)
             ids = self._continue_tracks(frame_index, survivors)
             # Also where a backdrop was the best match: it neither keeps nor blocks anything.
             is_born = (ids == NO_IDENTITY) & (survivors.scores > self.config.init_score_thr)
@@ -200,9 +210,9 @@ class QuasiDenseTracker:
             is_backdrop = ids == NO_IDENTITY
             is_backdrop &= best_overlap <= self.config.nms_backdrop_iou_thr
             self._push_backdrops(survivors.select(is_backdrop.nonzero()[0]))
-            published[rows] = np.maximum(ids, NO_IDENTITY)
+            published[frame.rows[kept]] = np.maximum(ids, NO_IDENTITY)
         else:
-            self._push_backdrops(detections)
+            self._push_backdrops(frame.detections)
         self._memory.expire(frame_index, self.config.memo_tracklet_frames)
         return published
 
@@ -261,6 +271,8 @@ class TaoTracker:
     [[0], [0]]
     """
 
+    prepare = staticmethod(prepare_as_given)
+
     def __init__(self, config: TaoTrackerConfig) -> None:
         self.config = config
         """The settings really used."""
@@ -299,11 +311,16 @@ class TaoTracker:
                 before, or a frame that does not ascend. The tracker is left as it was.
         """
         detections = check_detections(frame_index, boxes_xyxy, scores, class_indices, embeddings)
+        return self.step(frame_index, self.prepare(detections))
+
+    def step(self, frame_index: int, frame: PreparedFrame) -> Int64:
+        """`update` with a frame that `prepare` made."""
+        detections = frame.detections
         self._memory.begin_frame(frame_index, detections.features)
         self.smoothed_scores = detections.scores.copy()
         published = np.full(len(detections.scores), NO_IDENTITY, np.int64)
         if len(published):
-            rows = self._is_no_distractor(detections).nonzero()[0]
+            rows = self._is_no_distractor(frame).nonzero()[0]
             survivors = detections.select(rows)
             ids = self._continue_tracks(frame_index, survivors)
             is_born = (ids == NO_IDENTITY) & (survivors.scores > self.config.init_score_thr)
@@ -314,12 +331,9 @@ class TaoTracker:
         self._memory.expire(frame_index, self.config.memo_frames)
         return published
 
-    def _is_no_distractor(self, detections: FrameDetections) -> Bool:
-        classes = detections.class_indices
-        earlier_iou = overlap_with_earlier(detections.boxes_xyxy)
-        earlier_iou *= classes[:, None] == classes
-        hidden = earlier_iou.max(axis=1) > self.config.distractor_nms_thr
-        keep: Bool = ~(hidden & (detections.scores < self.config.distractor_score_thr))
+    def _is_no_distractor(self, frame: PreparedFrame) -> Bool:
+        hidden = frame.best_overlap > self.config.distractor_nms_thr
+        keep: Bool = ~(hidden & (frame.detections.scores < self.config.distractor_score_thr))
         return keep
 
     def _continue_tracks(self, frame_index: int, survivors: FrameDetections) -> Int64:
