@@ -1,14 +1,14 @@
-"""The overlay video of one sequence, kept beside the other artefacts."""
+"""Overlay videos of stored tracks: the one kept beside the artefacts, and any asked for."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from pipeline.associate import read_tracks
-from pipeline.frames import FrameReader
+from pipeline.frames import ROWS_PER_GROUP, FrameReader, read_truth
 from pipeline.render import Image, render_sequence
 from pipeline.store import Artefact, Part, fingerprint
 
@@ -18,6 +18,8 @@ VERSION: Final = 1
 
 VIDEO_FILE: Final = "overlay.mp4"
 _DEFAULT_FRAME_RATE: Final = 5.0
+
+TruthStyle = Literal["over", "beside"]
 
 
 def overlay(frames: Artefact, tracks: Artefact, class_names: Sequence[str]) -> str:
@@ -38,27 +40,67 @@ def overlay(frames: Artefact, tracks: Artefact, class_names: Sequence[str]) -> s
     if not part.is_valid():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / VIDEO_FILE
-            source = frames.part(name)
-            render_sequence(
-                _images(source),
-                read_tracks(tracks.part(name)),
-                class_names,
-                path,
-                frame_rate=source.details()["frame_rate"] or _DEFAULT_FRAME_RATE,
-            )
+            render_tracks(frames.part(name), tracks.part(name), class_names, path)
             with part.write() as writer, writer.open_file(VIDEO_FILE) as sink:
                 sink.write(path.read_bytes())
     return part.location(VIDEO_FILE)
 
 
-def _images(frames: Part) -> Iterator[tuple[int, Image]]:
-    """Decoded frames one at a time, all in the size of the first; grey where there is no image."""
+def render_tracks(
+    frames: Part,
+    tracks: Part,
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    truth: TruthStyle | None = None,
+    frame_range: tuple[int, int | None] = (0, None),
+) -> None:
+    """Draw the tracks of one sequence into a video file.
+
+    Args:
+        frames: finished part of the sequence.
+        tracks: likewise.
+        class_names: of the benchmark, by class index.
+        path: the video to write.
+        truth: whether true boxes are drawn, over the same picture or in one beside it.
+        frame_range: first frame and the one to end before, None for all that follow.
+
+    Raises:
+        ValueError: the truth is asked for where there is none, or no frame lies in the range.
+    """
+    start, stop = frame_range
+    details = frames.details()
+    if start >= details["num_frames"]:
+        raise ValueError(
+            f"sequence {frames.name!r} has {details['num_frames']} frames, the range begins at "
+            f"frame index {start}; choose an earlier one"
+        )
+    render_sequence(
+        images_of(frames, start, stop),
+        read_tracks(tracks),
+        class_names,
+        path,
+        frame_rate=details["frame_rate"] or _DEFAULT_FRAME_RATE,
+        truth=read_truth(frames).annotations if truth is not None else None,
+        beside=truth == "beside",
+    )
+
+
+def images_of(frames: Part, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Image]]:
+    """Decoded frames one at a time, all in the size of the first; grey where there is no image.
+
+    Args:
+        frames: finished part of a sequence.
+        start: first frame index.
+        stop: frame to end before, None for all.
+    """
     from datasets.images import decode_image
 
-    details = frames.details()
+    details, reader = frames.details(), FrameReader(frames)
     height, width = details["height"], details["width"]
-    for chunk in FrameReader(frames).iterate():
-        for frame in chunk:
+    stop = reader.num_frames if stop is None else min(stop, reader.num_frames)
+    for position in range(start, stop, ROWS_PER_GROUP):
+        for frame in reader.read(position, min(stop, position + ROWS_PER_GROUP)):
             canvas = np.full((height, width, 3), 128, np.uint8)
             if frame.image:
                 # Drawn boxes are in pixels of the frame: one of another size is cut, not scaled.

@@ -40,6 +40,7 @@ def render_sequence(
     *,
     frame_rate: float,
     truth: Annotations | None = None,
+    beside: bool = False,
 ) -> None:
     """Write an H.264 video of a sequence with its tracks; one frame is in memory at a time.
 
@@ -52,12 +53,19 @@ def render_sequence(
         path: the video to write, .mp4 or .mov.
         frame_rate: of the video, frames per second.
         truth: true boxes, drawn as thin white lines; crowds and ignored ones grey.
+        beside: draw the truth into a second picture to the right, in the colours of its identities.
 
     Raises:
         ValueError: no frame at all, or frames of different sizes.
     """
-    overlay = Overlay(tracks, class_names, truth=truth)
-    drawn = (overlay.draw(index, image) for index, image in frames)
+    if truth is not None and beside:
+        pictures = [Overlay(tracks, class_names), truth_overlay(truth, class_names)]
+    else:
+        pictures = [Overlay(tracks, class_names, truth=truth)]
+    drawn = (
+        np.concatenate([picture.draw(index, image) for picture in pictures], axis=1)
+        for index, image in frames
+    )
     first = next(drawn, None)
     if first is None:
         raise ValueError(f"{path}: the sequence has no frame, expected at least one to draw on")
@@ -94,7 +102,7 @@ class Overlay:
             for row in self._truth_rows.of(frame_index):
                 is_scored = not (self._truth.crowd[row] or self._truth.ignored[row])
                 colour = TRUTH_COLOUR if is_scored else IGNORED_COLOUR
-                _draw_box(canvas, self._truth.boxes_xyxy[row] * zoom, colour, thickness=1)
+                draw_box(canvas, self._truth.boxes_xyxy[row] * zoom, colour, thickness=1)
         rows = self._rows.of(frame_index)
         self._extend_trails(frame_index, rows, zoom)
         self._draw_trails(canvas)
@@ -128,9 +136,25 @@ class Overlay:
         colour = identity_colour(track_id)
         box = tracks.boxes_xyxy[row] * zoom
         thickness = max(2, round(canvas.shape[0] / 360))
-        _draw_box(canvas, box, colour, thickness=thickness)
-        text = f"{name} {track_id} {tracks.scores[row]:.2f}"
-        _draw_text(canvas, text, (round(float(box[0])), round(float(box[1]))), colour)
+        draw_box(canvas, box, colour, thickness=thickness)
+        score = tracks.scores[row]
+        text = f"{name} {track_id}" + ("" if np.isnan(score) else f" {score:.2f}")
+        draw_text(canvas, text, (round(float(box[0])), round(float(box[1]))), colour)
+
+
+def truth_overlay(truth: Annotations, class_names: Sequence[str]) -> Overlay:
+    """Draws true boxes as if they were tracks; crowds and ignored ones stay thin and grey."""
+    is_ignored = truth.crowd | truth.ignored
+    objects = truth.select(~is_ignored)
+    as_tracks = Tracks(
+        frame_index=objects.frame_index,
+        track_id=objects.identity,
+        detection_row=np.full(len(objects), -1, np.int32),
+        boxes_xyxy=objects.boxes_xyxy,
+        scores=np.full(len(objects), np.nan, np.float32),
+        class_index=objects.class_index,
+    )
+    return Overlay(as_tracks, class_names, truth=truth.select(is_ignored))
 
 
 def identity_colour(track_id: int) -> Colour:
@@ -167,7 +191,8 @@ class _FrameRows:
         return rows
 
 
-def _draw_box(canvas: Image, box: npt.NDArray[Any], colour: Colour, *, thickness: int) -> None:
+def draw_box(canvas: Image, box: npt.NDArray[Any], colour: Colour, *, thickness: int) -> None:
+    """Outline a box, corners x1 y1 x2 y2 in pixels of the canvas with exclusive edges."""
     import cv2
 
     x1, y1, x2, y2 = np.rint(box).astype(int).tolist()
@@ -175,7 +200,7 @@ def _draw_box(canvas: Image, box: npt.NDArray[Any], colour: Colour, *, thickness
     cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
 
 
-def _draw_text(canvas: Image, text: str, corner: tuple[int, int], colour: Colour) -> None:
+def draw_text(canvas: Image, text: str, corner: tuple[int, int], colour: Colour) -> None:
     """Write on a filled strip above the corner of a box, inside the image."""
     import cv2
 
