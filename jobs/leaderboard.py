@@ -28,6 +28,9 @@ def main(argv: Sequence[str]) -> int:
     run_log = RunLog(arguments.tracking_uri, root, must_exist=True)
     leaderboards = _read(run_log, arguments)
     _write_files(leaderboards, arguments)
+    if arguments.compare is not None:
+        _print_comparison(run_log, leaderboards, *arguments.compare)
+        return command.DONE
     print(format_text(leaderboards), end="")
     for benchmark, split in dict.fromkeys((b.benchmark, b.split) for b in leaderboards):
         address = run_log.how_to_view(benchmark, split)
@@ -53,6 +56,19 @@ def _read(run_log: "RunLog", arguments: argparse.Namespace) -> "list[Leaderboard
             "--tracking-uri"
         )
     return leaderboards
+
+
+def _print_comparison(
+    run_log: "RunLog", leaderboards: "list[Leaderboard]", first: str, second: str
+) -> None:
+    from pipeline.comparison import compare_rows, format_comparison
+    from pipeline.leaderboard import find_row
+    from pipeline.scores import FIELDS_FILE
+
+    rows = [entry.row for board in leaderboards for entry in board.entries]
+    ours, theirs = find_row(rows, first), find_row(rows, second)
+    comparison = compare_rows(ours, theirs, lambda row: run_log.read_file(row, FIELDS_FILE))
+    print(format_comparison(comparison), end="")
 
 
 def _write_files(leaderboards: "list[Leaderboard]", arguments: argparse.Namespace) -> None:
@@ -83,6 +99,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     which = parser.add_argument_group("which results; by default all")
     which.add_argument("--benchmark", metavar="NAME", help="only this benchmark or data set")
     which.add_argument("--split", metavar="NAME", help="only this split")
+    which.add_argument(
+        "--compare",
+        metavar=("FIRST", "SECOND"),
+        nargs=2,
+        help="print how far the first row is ahead of the second, and how sure that is, in place "
+        "of the tables; rows by name, by result (fingerprint) or by a unique beginning of it",
+    )
     where = parser.add_argument_group("where they were logged")
     where.add_argument(
         "--output-root",

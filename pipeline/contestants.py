@@ -22,7 +22,14 @@ from pipeline.frames import read_annotations
 from pipeline.leaderboard import Kind, Number, ResultRow, headline_numbers
 from pipeline.metrics.box_ap import box_average_precision
 from pipeline.model_store import MODEL_FILE, model_file
-from pipeline.scores import read_report, score
+from pipeline.runlog_content import FileContent
+from pipeline.scores import (
+    FIELDS_FILE,
+    read_fields_file,
+    read_intervals,
+    read_report,
+    score,
+)
 from pipeline.store import Artefact, fingerprint
 from pipeline.train import HISTORY_PART, read_history
 
@@ -124,6 +131,7 @@ def result_row(
         hardware=run.provenance.hardware,
         date=run.provenance.date,
         metrics=result.metrics,
+        intervals=read_intervals(result.scores),
         per_class=report.metrics,
         per_sequence=report.sequences,
         hota_curves=list(report.curves.values())[-1],  # the summary row stands last
@@ -134,12 +142,20 @@ def result_row(
 
 
 def log_row(row: ResultRow, result: Result, weights: Artefact | None, run_log: "RunLog") -> None:
-    """Write a row with its results in the benchmark's format and, for a model, its weights."""
+    """Write a row with all that it may be asked for later.
+
+    That is its results in the benchmark's format, what its metrics combined, and for a model its
+    weights.
+    """
     benchmark = result.frames.details()["benchmark"]
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.zip"
         export_tracks(benchmark, stored_tracks(result.frames, result.tracks), results)
-        files: dict[str, Path | str] = {"tracks": result.tracks.folder, results.name: results}
+        files: dict[str, FileContent] = {
+            "tracks": result.tracks.folder,
+            results.name: results,
+            FIELDS_FILE: read_fields_file(result.scores),
+        }
         inputs = {result.frames.split: result.frames}
         if weights is None or row.kind != "model":
             run_log.log_result(row, inputs=inputs, files=files)

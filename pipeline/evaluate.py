@@ -7,7 +7,7 @@ order. So the report is the same to the last bit for any number of workers.
 import json
 import logging
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -129,7 +129,18 @@ def evaluate_items(
     load: Callable[[T], tuple[SequenceTruth, SequenceResult]],
     num_workers: int,
 ) -> EvaluationReport:
-    """`evaluate` where the worker loads each sequence itself, for example from the store.
+    """`evaluate` where the worker loads each sequence itself; see `score_items`."""
+    return reduce_scores(protocol, score_items(protocol, items, load=load, num_workers=num_workers))
+
+
+def score_items(
+    protocol: ScoringProtocol,
+    items: Mapping[str, T],
+    *,
+    load: Callable[[T], tuple[SequenceTruth, SequenceResult]],
+    num_workers: int,
+) -> dict[str, SequenceScores]:
+    """The scores of every sequence, which the worker loads itself, for example from the store.
 
     Args:
         protocol: the rules.
@@ -139,15 +150,13 @@ def evaluate_items(
     """
     if not items:
         raise ValueError("there is no sequence to score; expected at least one in the truth")
-    function = partial(_load_and_score, protocol, load)
-    scores = map_sequences(
-        function,
+    return map_sequences(
+        partial(_load_and_score, protocol, load),
         items,
         num_workers=num_workers,
         label="evaluate",
         per_task=sequences_per_task(len(items), num_workers),
     )
-    return reduce_scores(protocol, scores)
 
 
 def match_names(
@@ -224,8 +233,17 @@ def format_table(rows: Mapping[str, Numbers]) -> str:
     names = list(next(iter(rows.values())))
     lines = [["", *names]]
     lines += [[row, *(_cell(numbers[name]) for name in names)] for row, numbers in rows.items()]
+    return "\n".join(align_columns(lines))
+
+
+def align_columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text: the first column to the left, numbers to the right.
+
+    >>> align_columns([["", "MOTA"], ["car", "7"]])
+    ['     MOTA', 'car     7']
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(_aligned(line, widths) for line in lines)
+    return [_aligned(line, widths) for line in lines]
 
 
 def _quasar_version() -> str:
@@ -273,7 +291,7 @@ def _finite(content: Any) -> Any:
     return content
 
 
-def _aligned(cells: list[str], widths: list[int]) -> str:
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
     return "  ".join([cells[0].ljust(widths[0]), *numbers])
 

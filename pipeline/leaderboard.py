@@ -31,6 +31,9 @@ _COLUMNS: Final = (
     *("mMOTA", "mIDF1", "mHOTA", "HOTA", "MOTA", "IDF1", "DetA", "AssA", "AP"),
     *("IDSw", "FP", "FN", "MOTP", "MT", "PT", "ML", "FM", "Frag", "AP50", "AP75"),
 )
+_TABLES: Final = (
+    *("metrics", "intervals", "per_class", "per_sequence", "hota_curves", "loss_curves"),
+)
 _SUMMARY_ROW: Final = "OVERALL"
 _AVERAGE_ROW: Final = "AVERAGE"
 _AVERAGED: Final = ("MOTA", "IDF1", "HOTA")
@@ -73,6 +76,8 @@ class ResultRow:
     """UTC, ISO 8601."""
     metrics: Mapping[str, Number]
     """Headline numbers, see `headline_numbers`; percentages are 0 to 100."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Lower and upper end of those metrics that have an interval, see `pipeline.confidence`."""
     per_class: Table = field(default_factory=dict)
     """Class (or group of classes), then metric."""
     per_sequence: Mapping[str, Table] = field(default_factory=dict)
@@ -97,7 +102,7 @@ class ResultRow:
         for name in ("benchmark", "split", "name", "protocol"):
             if not getattr(self, name).strip():
                 raise ValueError(f"{name} of a result row is empty; expected some text")
-        for name in ("metrics", "per_class", "per_sequence", "hota_curves", "loss_curves"):
+        for name in _TABLES:
             object.__setattr__(self, name, _plain(getattr(self, name)))
 
     @property
@@ -177,6 +182,23 @@ def rank(rows: Iterable[ResultRow]) -> list[Leaderboard]:
     return [_make_leaderboard(key, groups[key]) for key in sorted(groups)]
 
 
+def find_row(rows: Sequence[ResultRow], text: str) -> ResultRow:
+    """The row that a person means: by fingerprint, a unique beginning of one, or its name.
+
+    Raises:
+        ValueError: no row, or more than one; says which there are.
+    """
+    found = [row for row in rows if text in (row.fingerprint, row.name)]
+    found = found or [row for row in rows if row.fingerprint.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{row.fingerprint} ({row.name})" for row in found or rows)
+    problem = "more than one row" if found else "no row"
+    raise ValueError(
+        f"{problem} has the name {text!r} or a fingerprint that begins so; name one of: {listed}"
+    )
+
+
 def ranking_metrics(protocol: str) -> tuple[str, ...]:
     """Metrics that decide under these rules.
 
@@ -191,6 +213,15 @@ def format_number(metric: str, value: Number) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if metric in COUNTS else f"{value:.2f}"
+
+
+def format_interval(metric: str, interval: tuple[float, float] | None) -> str:
+    """An interval as tables show it; nothing for none.
+
+    >>> format_interval("MOTA", (61.204, 70.0)), format_interval("FP", (3.5, 20.0))
+    ('[61.20, 70.00]', '[4, 20]')
+    """
+    return f"[{', '.join(format_number(metric, end) for end in interval)}]" if interval else ""
 
 
 def _make_leaderboard(key: tuple[str, str, str, str], rows: list[ResultRow]) -> Leaderboard:

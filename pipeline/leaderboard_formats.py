@@ -7,7 +7,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.leaderboard import Entry, Leaderboard, ResultRow, format_number
+from pipeline.leaderboard import (
+    Entry,
+    Leaderboard,
+    ResultRow,
+    format_interval,
+    format_number,
+)
 
 TEXT_WIDTH: Final = 120
 """Columns of a terminal that the table fits into; metrics without room are in the other formats."""
@@ -26,6 +32,9 @@ PROVENANCE: Final[Mapping[str, str]] = {
     "result": "fingerprint",
 }
 """What is stated with every number: label to field of the row."""
+
+INTERVAL_LABEL: Final = "95 % of"
+"""Stands before the intervals of metrics."""
 
 _NAME_WIDTH: Final = 52
 _GAP: Final = "  "
@@ -53,12 +62,18 @@ def format_text(leaderboards: Sequence[Leaderboard]) -> str:
 
 
 def format_csv(leaderboards: Sequence[Leaderboard]) -> str:
-    """One line for every row of every leaderboard, numbers in full, empty where there is none."""
+    """One line for every row of every leaderboard, numbers in full, empty where there is none.
+
+    Behind all metrics stand the ends of their intervals, as "MOTA low" and "MOTA high".
+    """
     metrics = list(dict.fromkeys(name for board in leaderboards for name in board.metrics))
+    rows = [entry.row for board in leaderboards for entry in board.entries]
+    ranges = [name for name in metrics if any(name in row.intervals for row in rows)]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     place = ["benchmark", "split", "protocol", "truth", "rank", "kind", "name"]
-    writer.writerow([*place, *metrics, *PROVENANCE.values(), "notes"])
+    ends = [f"{name} {end}" for name in ranges for end in ("low", "high")]
+    writer.writerow([*place, *metrics, *ends, *PROVENANCE.values(), "notes"])
     for board in leaderboards:
         for entry in board.entries:
             row = entry.row
@@ -67,6 +82,7 @@ def format_csv(leaderboards: Sequence[Leaderboard]) -> str:
                     *(board.benchmark, board.split, board.protocol, board.truth),
                     *(entry.rank, row.kind, row.name),
                     *(row.metrics.get(name) for name in metrics),
+                    *(end for name in ranges for end in row.intervals.get(name, (None, None))),
                     *(getattr(row, name) for name in PROVENANCE.values()),
                     row.notes,
                 ]
@@ -98,7 +114,7 @@ def format_markdown(leaderboards: Sequence[Leaderboard]) -> str:
         provenance = [["#", "tracker", *PROVENANCE, "notes"]]
         for entry in board.entries:
             head = [_rank(entry), label_of(entry)]
-            numbers.append([*head, *_cells(entry, board.metrics)])
+            numbers.append([*head, *_cells_with_intervals(entry, board.metrics)])
             provenance.append([*head, *provenance_of(entry.row).values(), entry.row.notes])
         sections += [f"## {_escape(board.title)}", _escape(board.rules)]
         sections += [_markdown_table(numbers, numeric_from=2), _markdown_table(provenance)]
@@ -134,7 +150,7 @@ def _columns_that_fit(board: Leaderboard) -> list[str]:
 
 def _provenance_lines(board: Leaderboard) -> list[str]:
     """What every row states, said once where all rows agree."""
-    facts = [_facts(entry.row) for entry in board.entries]
+    facts = [_facts(entry.row, board.ranked_by) for entry in board.entries]
     shared = set.intersection(*(set(entry.items()) for entry in facts)) if len(facts) > 1 else set()
     lines = _listed("all rows", [fact for fact in facts[0].items() if fact in shared])
     for entry, own in zip(board.entries, facts, strict=True):
@@ -143,8 +159,15 @@ def _provenance_lines(board: Leaderboard) -> list[str]:
     return lines
 
 
-def _facts(row: ResultRow) -> dict[str, str]:
-    return provenance_of(row) | ({"notes": row.notes} if row.notes else {})
+def _facts(row: ResultRow, ranked_by: Sequence[str]) -> dict[str, str]:
+    """Also the intervals of what decides: beside every number they would not fit a terminal."""
+    deciding = [
+        f"{name} {format_interval(name, row.intervals[name])}"
+        for name in ranked_by
+        if name in row.intervals
+    ]
+    ours = {INTERVAL_LABEL: ", ".join(deciding), "notes": row.notes}
+    return provenance_of(row) | {label: text for label, text in ours.items() if text}
 
 
 def _listed(title: str, facts: Sequence[tuple[str, str]]) -> list[str]:
@@ -159,6 +182,14 @@ def _listed(title: str, facts: Sequence[tuple[str, str]]) -> list[str]:
 
 def _cells(entry: Entry, metrics: Sequence[str]) -> list[str]:
     return [format_number(name, entry.row.metrics.get(name)) for name in metrics]
+
+
+def _cells_with_intervals(entry: Entry, metrics: Sequence[str]) -> list[str]:
+    ranges = [format_interval(name, entry.row.intervals.get(name)) for name in metrics]
+    return [
+        f"{number} {interval}".rstrip()
+        for number, interval in zip(_cells(entry, metrics), ranges, strict=True)
+    ]
 
 
 def _rank(entry: Entry) -> str:

@@ -8,8 +8,8 @@ from pipeline.leaderboard import (
     LESS_IS_BETTER,
     Entry,
     Leaderboard,
-    Number,
     ResultRow,
+    format_interval,
     format_number,
 )
 from pipeline.leaderboard_formats import provenance_of
@@ -103,7 +103,7 @@ def _entry(board: Leaderboard, entry: Entry, position: int, identifier: str) -> 
     badge = "" if row.kind == "model" else f'<span class="badge">{row.kind}</span>'
     best = _best_values(board)
     numbers = "".join(
-        _number_cell(name, row.metrics.get(name), is_best=name in best and entry in best[name])
+        _number_cell(row, name, is_best=name in best and entry in best[name])
         for name in board.metrics
     )
     rank = "–" if entry.rank is None else str(entry.rank)
@@ -135,10 +135,13 @@ def _best_values(board: Leaderboard) -> dict[str, list[Entry]]:
     return best
 
 
-def _number_cell(metric: str, value: Number, *, is_best: bool) -> str:
+def _number_cell(row: ResultRow, metric: str, *, is_best: bool) -> str:
+    value = row.metrics.get(metric)
     exact = "" if value is None else repr(value)
     mark = ' class="best"' if is_best else ""
-    return f'<td{mark} data-value="{exact}">{format_number(metric, value)}</td>'
+    interval = format_interval(metric, row.intervals.get(metric))
+    below = f"<small>{interval}</small>" if interval else ""
+    return f'<td{mark} data-value="{exact}">{format_number(metric, value)}{below}</td>'
 
 
 def _detail(row: ResultRow) -> str:

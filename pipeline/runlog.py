@@ -189,6 +189,25 @@ class RunLog:
             rows = [self._read_row(run) for run in newest.values()]
         return [row for row in rows if row is not None]
 
+    def read_file(self, row: ResultRow, name: str) -> bytes:
+        """A further artefact of a finished row, as `log_result` was given it.
+
+        Raises:
+            RunLogError: the row is not there, or has no such file.
+        """
+        condition = f"tags.`{FINGERPRINT_TAG}` = '{row.fingerprint}'"
+        with _refusals(self.uri), tempfile.TemporaryDirectory() as folder:
+            experiment = self._client.get_experiment_by_name(f"{row.benchmark}/{row.split}")
+            runs = self._search(experiment.experiment_id, condition) if experiment else []
+            for run in runs:
+                if name in {f.path for f in self._client.list_artifacts(run.info.run_id)}:
+                    path = self._client.download_artifacts(run.info.run_id, name, folder)
+                    return Path(path).read_bytes()
+        raise RunLogError(
+            f"row {row.name!r} ({row.fingerprint}) has no file {name!r} in MLflow at {self.uri}: "
+            "it was logged by an older version; make it once more"
+        )
+
     def benchmarks(self) -> list[tuple[str, str]]:
         """(benchmark, split) of every leaderboard, sorted."""
         with _refusals(self.uri):

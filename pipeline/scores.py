@@ -1,28 +1,47 @@
-"""The evaluate stage: tracks of the store against the truth of the store, and the report kept."""
+"""The evaluate stage: tracks of the store against the truth of the store, and the report kept.
+
+Beside the report lie its confidence intervals, and what the metrics combined: with that, two
+results can be compared long after.
+"""
 
 import json
 import math
 from typing import Any, Final
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from datasets.schema import SequenceResult, SequenceTruth
 from models.config_io import config_to_dict
 from pipeline.associate import read_tracks
+from pipeline.confidence import SequenceFields, intervals
 from pipeline.evaluate import (
     EvaluationConfig,
     EvaluationReport,
     build_protocol,
-    evaluate_items,
+    reduce_scores,
+    score_items,
 )
 from pipeline.frames import read_truth
 from pipeline.store import Artefact, Part, fingerprint
 
 STAGE: Final = "scores"
-VERSION: Final = 1
-"""Raised when the code changes a score."""
+VERSION: Final = 2
+"""Raised when the code changes a score or what is kept of it."""
 
 REPORT_PART: Final = "report"
 REPORT_FILE: Final = "report.json"
+FIELDS_FILE: Final = "fields.parquet"
+"""What the metrics combined, by sequence; see `pack_fields`."""
 _CURVES_FILE: Final = "curves.json"
+_INTERVALS_FILE: Final = "intervals.json"
+_FIELDS_SCHEMA: Final = pa.schema(
+    [
+        *((name, pa.string()) for name in ("sequence", "class", "metric", "field")),
+        ("values", pa.list_(pa.float64())),
+    ]
+)
 
 
 def score(
@@ -56,19 +75,24 @@ def score(
             f"{tracks.folder} holds {len(names)} sequences and {frames.folder} "
             f"{len(frames.sequences())}, not the same ones: the tracks are of other frames"
         )
-    report = evaluate_items(
-        build_protocol(config),
+    protocol = build_protocol(config)
+    scores = score_items(
+        protocol,
         {name: (frames.part(name), tracks.part(name)) for name in names},
         load=load_pair,
         num_workers=num_workers,
     )
+    report = reduce_scores(protocol, scores)
+    fields = {name: scores[name].fields for name in names}
     with artefact.part(REPORT_PART).write() as writer:
-        for name, text in (
-            (REPORT_FILE, report.to_json()),
-            (_CURVES_FILE, json.dumps(report.curves)),
+        for name, content in (
+            (REPORT_FILE, report.to_json().encode()),
+            (_CURVES_FILE, json.dumps(report.curves).encode()),
+            (_INTERVALS_FILE, json.dumps(intervals(protocol, fields)).encode()),
+            (FIELDS_FILE, pack_fields(fields)),
         ):
             with writer.open_file(name) as stream:
-                stream.write(text.encode())
+                stream.write(content)
     inputs = {"frames": frames.fingerprint, "tracks": tracks.fingerprint}
     artefact.finish([REPORT_PART], {**config_to_dict(config), **inputs})
     return artefact
@@ -84,16 +108,62 @@ def load_pair(parts: tuple[Part, Part]) -> tuple[SequenceTruth, SequenceResult]:
 def read_report(artefact: Artefact) -> EvaluationReport:
     """The report that `score` kept; numbers without a finite value come back as NaN."""
     part = artefact.part(REPORT_PART)
-    content = {}
-    for name in (REPORT_FILE, _CURVES_FILE):
-        with part.open_input(name) as stream:
-            content[name] = json.loads(stream.read())
-    report = _nan_for_null(content[REPORT_FILE])
+    report = _nan_for_null(_read_json(part, REPORT_FILE))
     curves = {
         row: {metric: tuple(values) for metric, values in metrics.items()}
-        for row, metrics in content[_CURVES_FILE].items()
+        for row, metrics in _read_json(part, _CURVES_FILE).items()
     }
     return EvaluationReport(**report, curves=curves)
+
+
+def read_intervals(artefact: Artefact) -> dict[str, tuple[float, float]]:
+    """Lower and upper end of the headline metrics that have an interval; see `intervals`."""
+    kept = _read_json(artefact.part(REPORT_PART), _INTERVALS_FILE)
+    return {metric: (low, high) for metric, (low, high) in kept.items()}
+
+
+def read_fields_file(artefact: Artefact) -> bytes:
+    """The file of what the metrics combined, as it is: 3 kilobytes a sequence of BDD100K."""
+    with artefact.part(REPORT_PART).open_input(FIELDS_FILE) as stream:
+        content: bytes = stream.read()
+    return content
+
+
+def pack_fields(fields: SequenceFields) -> bytes:
+    """What the metrics combined as a small Parquet file: one line for each number or array."""
+    lines = [
+        {
+            "sequence": sequence,
+            "class": class_name,
+            "metric": metric,
+            "field": field,
+            "values": np.atleast_1d(value).tolist(),
+        }
+        for sequence, classes in fields.items()
+        for class_name, metrics in classes.items()
+        for metric, entries in metrics.items()
+        for field, value in entries.items()
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(lines, _FIELDS_SCHEMA), sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def parse_fields(content: bytes) -> SequenceFields:
+    """What `pack_fields` made its file of; all numbers come back as floats."""
+    fields: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for row in pq.read_table(pa.BufferReader(content)).to_pylist():
+        metrics = fields.setdefault(row["sequence"], {}).setdefault(row["class"], {})
+        values = row["values"]
+        value = np.array(values) if len(values) > 1 else values[0]
+        metrics.setdefault(row["metric"], {})[row["field"]] = value
+    return fields
+
+
+def _read_json(part: Part, name: str) -> Any:
+    with part.open_input(name) as stream:
+        return json.loads(stream.read())
 
 
 def _nan_for_null(content: Any) -> Any:

@@ -44,7 +44,6 @@ MAX_COVERED_SHARE: Final = 0.5
 class Bdd100kProtocol(ScoringProtocol):
     """Official counts, IDF1 and HOTA of eight classes, three super-classes, and both means."""
 
-    name = "bdd100k"
     metric_names: ClassVar[tuple[str, ...]] = (
         *("HOTA", "DetA", "AssA", "MOTA", "MOTP", "IDF1"),
         *("FP", "FN", "IDSw", "MT", "PT", "ML", "FM"),
@@ -66,6 +65,8 @@ class Bdd100kProtocol(ScoringProtocol):
             box_convention: boxes of HOTA; "stock" takes back the added pixel, as trackeval's own
                 loader has it. The official numbers always use the inclusive boxes.
         """
+        # Reports name the rules; scores by different rules are not compared.
+        self.name = "bdd100k" if box_convention == "inclusive" else "bdd100k (stock boxes)"
         self.classes = classes
         self.rows = (
             *(Row(name=name, classes=(name,)) for name in classes),

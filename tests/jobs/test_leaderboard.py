@@ -7,11 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from datasets.schema import Annotations, SequenceResult, SequenceTruth, Tracks
 from jobs import command, leaderboard
+from pipeline.evaluate import EvaluationConfig, build_protocol, evaluate_sequence
 from pipeline.leaderboard import ResultRow
+from pipeline.scores import FIELDS_FILE, pack_fields
 
 MakeRow = Callable[..., ResultRow]
 
@@ -22,6 +26,13 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUASAR_DEBUG", raising=False)
 
 
+def empty_fields(name: str) -> Any:
+    """What the metrics combine of a sequence without anything in it."""
+    truth = SequenceTruth(name=name, frame_names=("1.jpg",), annotations=Annotations.empty())
+    result = SequenceResult(name=name, tracks=Tracks.empty())
+    return evaluate_sequence(build_protocol(EvaluationConfig()), truth, result).fields
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, make_row: MakeRow, full_row: ResultRow) -> Path:
     """An output root whose database holds two leaderboards."""
@@ -29,8 +40,9 @@ def root(tmp_path_factory: pytest.TempPathFactory, make_row: MakeRow, full_row: 
 
     root = tmp_path_factory.mktemp("root")
     log = RunLog(f"sqlite:///{root}/mlflow.db", str(root))
-    log.log_result(full_row)
-    log.log_result(make_row("overlap only", kind="baseline", metrics={"mMOTA": 10.0}))
+    fields = {FIELDS_FILE: pack_fields({name: empty_fields(name) for name in ("a", "b", "c")})}
+    log.log_result(full_row, files=fields)
+    log.log_result(make_row("overlap only", kind="baseline", metrics={"mMOTA": 10.0}), files=fields)
     log.log_result(make_row("true boxes", kind="bound", metrics={"mMOTA": 80.0}))
     log.log_result(make_row("elsewhere", benchmark="synthetic", metrics={"mMOTA": 99.0}))
     return root
@@ -55,6 +67,26 @@ def test_prints_and_writes_every_leaderboard(
     assert len(json.loads(files["json"].read_text())["leaderboards"]) == 2
     for name in ("html", "markdown"):
         assert "elsewhere" in files[name].read_text()
+
+
+@pytest.mark.slow
+def test_two_rows_against_each_other(
+    root: Path, tmp_path: Path, full_row: ResultRow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "board.html"
+    place = ["--output-root", str(root), "--html", str(page)]
+    rows = ["--compare", full_row.fingerprint[:6], "overlap only"]
+    assert command.run(leaderboard.main, [*place, *rows]) == 0
+    out = capsys.readouterr().out
+    assert f"first   {full_row.fingerprint}  QDTrack, all of it" in out
+    assert "1000 resamples of 3 sequences" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("mMOTA")]
+    assert line.split()[3:] == ["0.00", "[0.00,", "0.00]", "50.0", "%"], "the same fields"
+    assert page.exists(), "a file that was asked for is written all the same"
+    assert command.run(leaderboard.main, [*place, "--compare", "overlap only", "true boxes"]) == 1
+    assert "error: row 'true boxes'" in capsys.readouterr().err
+    assert command.run(leaderboard.main, [*place, "--compare", "overlap only", "elsewhere"]) == 1
+    assert "were not scored alike" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ import pytest
 from pipeline.leaderboard import (
     Leaderboard,
     ResultRow,
+    find_row,
+    format_interval,
     format_number,
     headline_numbers,
     rank,
@@ -162,3 +164,51 @@ def test_ranking_needs_none_of_the_heavy_libraries(repository: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=repository, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+class TestFindingARow:
+    def rows(self, make_row: MakeRow) -> list[ResultRow]:
+        return [
+            make_row("model", fingerprint="aabb01"),
+            make_row("overlap", fingerprint="aacc02"),
+            make_row("aa", fingerprint="ddee03"),
+            make_row("twice", fingerprint="ffff04"),
+            make_row("twice", fingerprint="ffff05"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("model", "aabb01"),
+            ("aacc02", "aacc02"),
+            ("aab", "aabb01"),
+            ("d", "ddee03"),
+            ("aa", "ddee03"),  # a whole name goes before the beginning of a fingerprint
+        ],
+    )
+    def test_by_name_fingerprint_or_beginning(
+        self, make_row: MakeRow, text: str, expected: str
+    ) -> None:
+        assert find_row(self.rows(make_row), text).fingerprint == expected
+
+    def test_what_is_not_unique_lists_the_candidates(self, make_row: MakeRow) -> None:
+        for text in ("twice", "ffff"):
+            with pytest.raises(ValueError, match=r"more than one row .*ffff04 .*ffff05 ") as caught:
+                find_row(self.rows(make_row), text)
+            assert "aabb01" not in str(caught.value)
+
+    def test_nothing_found_lists_all(self, make_row: MakeRow) -> None:
+        with pytest.raises(ValueError, match=r"no row .*'other'.*aabb01 \(model\), aacc02"):
+            find_row(self.rows(make_row), "other")
+
+
+def test_rows_of_before_the_intervals_are_still_read(make_row: MakeRow) -> None:
+    row = make_row("a", intervals={"mMOTA": (1.0, 2.0)})
+    content = json.loads(json.dumps(row.to_dict()))
+    assert ResultRow.from_dict(content) == row
+    assert content.pop("intervals") == {"mMOTA": [1.0, 2.0]}
+    assert ResultRow.from_dict(content).intervals == {}
+
+
+def test_no_interval_is_no_text() -> None:
+    assert format_interval("MOTA", None) == ""

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -120,3 +121,27 @@ def test_markdown_has_two_tables_and_survives_names(make_row: Callable[..., Resu
     assert tables[0][1].split("|")[3].strip() == "---:"
     assert "\\[link\\]" in tables[1][2]
     assert "not stated" in tables[1][2]
+
+
+def test_intervals_stand_where_there_is_room(
+    make_row: Callable[..., ResultRow], full_row: ResultRow
+) -> None:
+    wide = {"mMOTA": (12.0, 34.567), "FP": (80.5, 200.0), "MOTA": (60.0, 70.0)}
+    boards = rank([replace(full_row, intervals=wide), make_row("old", metrics={"mMOTA": 1.0})])
+    text = format_text(boards)
+    assert "    95 % of    mMOTA [12.00, 34.57]\n" in text
+    assert text.count("[60.00") == 0, "only of what decides"
+    first, second = list(csv.DictReader(io.StringIO(format_csv(boards))))
+    assert (first["mMOTA low"], first["mMOTA high"], first["FP high"]) == (
+        "12.0",
+        "34.567",
+        "200.0",
+    )
+    assert (second["mMOTA low"], second["FP high"]) == ("", "")
+    assert "MOTP low" not in first
+    markdown = format_markdown(boards)
+    assert "| 24.32 \\[12.00, 34.57\\] |" in markdown
+    assert "| 126 \\[80, 200\\] |" in markdown
+    assert "| 1.00 |" in markdown
+    rows = json.loads(format_json(boards))["leaderboards"][0]["rows"]
+    assert rows[0]["intervals"]["FP"] == [80.5, 200.0]

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -159,3 +160,10 @@ def test_equal_rows_of_one_name_keep_a_curve_each(full_row: ResultRow) -> None:
     twin = ResultRow.from_dict({**full_row.to_dict(), "fingerprint": "ab"})
     page = _Page(format_html(rank([full_row, twin]), made_by="x"))
     assert len(page.all("polyline")) == 2 + 2 * 4
+
+
+def test_intervals_stand_small_below_their_number(full_row: ResultRow) -> None:
+    row = replace(full_row, intervals={"mMOTA": (12.0, 34.567)})
+    html = format_html(rank([row]), made_by="")
+    assert '<td data-value="24.324205123">24.32<small>[12.00, 34.57]</small></td>' in html
+    assert html.count("<small>") == 1

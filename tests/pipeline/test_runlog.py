@@ -186,6 +186,15 @@ def test_the_same_result_is_updated_in_place(log: RunLog, row: ResultRow) -> Non
     assert len(log.results(row.benchmark, "val")) == 2
 
 
+def test_a_further_file_of_a_row_comes_back(log: RunLog, row: ResultRow) -> None:
+    log.log_result(row, files={"fields.parquet": b"\x00\xff"})
+    assert log.read_file(row, "fields.parquet") == b"\x00\xff"
+    with pytest.raises(RunLogError, match=rf"'{row.name}' \({row.fingerprint}\) has no file 'x'"):
+        log.read_file(row, "x")
+    with pytest.raises(RunLogError, match="has no file"):
+        log.read_file(replace(row, benchmark="nowhere"), "fields.parquet")
+
+
 def test_a_value_that_was_taken_back_is_not_shown_any_more(log: RunLog, row: ResultRow) -> None:
     log.log_result(row)
     without = replace(row, metrics={**row.metrics, "mMOTA": None})
