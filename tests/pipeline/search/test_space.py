@@ -7,7 +7,7 @@ from models.qdtrack.association import TaoTrackerConfig, TrackerConfig
 from models.search_space import Choices, Interval, declared_dimensions
 from pipeline.config import ExperimentConfig
 from pipeline.overrides import apply_overrides
-from pipeline.search_space import (
+from pipeline.search.space import (
     SpaceError,
     default_space,
     describe,

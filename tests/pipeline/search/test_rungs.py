@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.rungs import promoted, rung_sizes, stratified_order
+from pipeline.search.rungs import promoted, rung_sizes, stratified_order
 
 
 def test_every_beginning_of_the_order_resembles_the_whole() -> None:

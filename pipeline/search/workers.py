@@ -1,0 +1,263 @@
+"""Long-lived Ray Tune workers that take many small tasks from a board on the driver's node.
+
+A Tune trial that starts takes seconds, a task of ours a fraction of one. So Tune starts one trial
+for every worker, watches it and starts it again where it died; each takes tasks until the board is
+closed. Tasks are pure: one whose worker was lost is handed out again, and whoever finishes first
+counts.
+"""
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MAX_RESTARTS: Final = 20
+_MAX_DEATHS: Final = 2
+"""A task whose workers died as often is given up: it may be what kills them."""
+_POLL_S: Final = 1.0
+_PATIENCE_S: Final = 30.0
+"""After this long a task is also given to a worker that has nothing else to do."""
+_SILENCE_S: Final = 60.0
+
+DROPPED: Final = "dropped"
+_CLOSED: Final = "closed"
+_DEADLY: Final = f"its worker died {_MAX_DEATHS} times; the node may be short of memory"
+
+
+class Outcome(NamedTuple):
+    """What became of a task."""
+
+    key: Any
+    value: Any
+    """What the function returned; None where it failed."""
+    error: str | None
+    """Why it failed."""
+
+
+class WorkersError(RuntimeError):
+    """There is no worker that could do the tasks."""
+
+
+class TunePool(Generic[T, R]):
+    """Workers that apply one function to tasks; a context that stops them when it is left.
+
+    Ray must be connected. `stdout` is silent until the first worker has started: Tune prints there.
+    """
+
+    def __init__(self, function: Callable[[T], R], num_workers: int) -> None:
+        """Nothing starts yet.
+
+        Args:
+            function: picklable and pure; what it raises is the task's outcome.
+            num_workers: of one CPU each.
+        """
+        self._function = function
+        self._num_workers = num_workers
+        self._board: Any = None
+        self._fit: threading.Thread | None = None
+        self._failures: list[str] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="quasar-tune-")
+
+    def __enter__(self) -> Self:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(_Board).options(
+            num_cpus=0, max_concurrency=1000, scheduling_strategy=here
+        )
+        self._board = board.remote()
+        self._fit = threading.Thread(target=self._run_tune, name="ray-tune", daemon=True)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._fit.start()
+            while not ray.get(self._board.num_started.remote()):
+                self._check_alive()
+                time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        assert self._fit is not None
+        with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._board.close.remote())
+            self._fit.join(timeout=_PATIENCE_S)
+        ray.kill(self._board)
+        self._folder.cleanup()
+
+    def run(self, tasks: Mapping[Hashable, T]) -> Iterator[Outcome]:
+        """Outcomes in order of completion; leaving the iterator early drops what is left.
+
+        Raises:
+            WorkersError: all workers have died too often.
+        """
+        import ray
+
+        ray.get(self._board.put.remote(list(tasks.items())))
+        left = len(tasks)
+        heard = time.monotonic()
+        try:
+            while left:
+                for outcome in ray.get(self._board.collect.remote(_POLL_S)):
+                    left -= 1
+                    heard = time.monotonic()
+                    yield outcome
+                self._check_alive()
+                if left and time.monotonic() - heard > _SILENCE_S:
+                    heard = time.monotonic()
+                    logger.warning("%d tasks are waiting: no worker has finished one", left)
+        finally:
+            if left:
+                ray.get(self._board.clear.remote())
+
+    def drop(self, keys: list[Hashable]) -> None:
+        """Do not start these tasks of the present run; they come back with the error "dropped"."""
+        import ray
+
+        ray.get(self._board.drop.remote(keys))
+
+    def _check_alive(self) -> None:
+        assert self._fit is not None
+        if not self._fit.is_alive():
+            reasons = "; ".join(self._failures) or "Ray Tune ended them"
+            raise WorkersError(f"no worker of the sweep is left: {reasons}")
+
+    def _run_tune(self) -> None:
+        # Tune's own log files and tables of results are of no use here.
+        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        from ray import tune
+
+        trainable = tune.with_parameters(_work, board=self._board, function=self._function)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"CPU": 1}),
+            param_space={"worker": tune.grid_search(list(range(self._num_workers)))},
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=self._folder.name,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=_MAX_RESTARTS),
+            ),
+        )
+        try:
+            results = tuner.fit()
+            self._failures += [str(error) for error in results.errors]
+        except Exception as error:  # of a thread nobody would ever see it
+            self._failures.append(f"{type(error).__name__}: {error}")
+
+
+def _work(config: dict[str, int], board: Any, function: Callable[[Any], Any]) -> None:
+    """What a Tune trial does: tasks until the board is closed."""
+    import ray
+
+    worker = config["worker"]
+    task = ray.get(board.start.remote(worker))
+    while task != _CLOSED:
+        if task is not None:
+            key, item = task
+            try:
+                outcome = Outcome(key, function(item), None)
+            except Exception as error:  # the border of a task: it alone fails
+                outcome = Outcome(key, None, f"{type(error).__name__}: {error}")
+            ray.get(board.give.remote(outcome))
+        task = ray.get(board.take.remote(worker))
+
+
+class _Board:
+    """Tasks that wait, tasks that somebody works at, and outcomes that nobody has fetched."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, Any] = {}
+        self._taken: dict[Hashable, tuple[Any, int, float]] = {}
+        self._outcomes: list[Outcome] = []
+        self._deaths: dict[Hashable, int] = {}
+        self._is_closed = False
+        self._started: set[int] = set()
+        self._changed = asyncio.Condition()
+
+    async def start(self, worker: int) -> Any:
+        """A worker's first call, also after it died: what it had taken waits again."""
+        async with self._changed:
+            self._started.add(worker)
+            lost = [key for key, (_, owner, _) in self._taken.items() if owner == worker]
+            for key in lost:
+                item = self._taken.pop(key)[0]
+                self._deaths[key] = self._deaths.get(key, 0) + 1
+                if self._deaths[key] < _MAX_DEATHS:
+                    self._waiting = {key: item} | self._waiting
+                else:
+                    self._outcomes.append(Outcome(key, None, _DEADLY))
+            self._changed.notify_all()
+        return await self.take(worker)
+
+    async def take(self, worker: int) -> Any:
+        """The next task; None where there is none for now, `_CLOSED` where there will be none."""
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    self._changed.wait_for(lambda: self._waiting or self._is_closed), _POLL_S
+                )
+            if self._is_closed:
+                return _CLOSED
+            now = time.monotonic()
+            if self._waiting:
+                key = next(iter(self._waiting))
+                item = self._waiting.pop(key)
+            else:
+                late = [
+                    (since, key, item)
+                    for key, (item, owner, since) in self._taken.items()
+                    if owner != worker and now - since > _PATIENCE_S
+                ]
+                if not late:
+                    return None
+                _, key, item = min(late, key=lambda entry: entry[0])
+            self._taken[key] = (item, worker, now)
+            return key, item
+
+    async def give(self, outcome: Outcome) -> None:
+        async with self._changed:
+            if self._taken.pop(outcome.key, None) is not None:  # else somebody was faster
+                self._outcomes.append(outcome)
+                self._changed.notify_all()
+
+    async def put(self, tasks: list[tuple[Hashable, Any]]) -> None:
+        async with self._changed:
+            self._waiting |= dict(tasks)
+            self._changed.notify_all()
+
+    async def collect(self, timeout_s: float) -> list[Outcome]:
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._outcomes), timeout_s)
+            outcomes, self._outcomes = self._outcomes, []
+            return outcomes
+
+    async def drop(self, keys: list[Hashable]) -> None:
+        async with self._changed:
+            gone = [key for key in keys if self._waiting.pop(key, None) is not None]
+            self._outcomes += [Outcome(key, None, DROPPED) for key in gone]
+            self._changed.notify_all()
+
+    async def clear(self) -> None:
+        async with self._changed:
+            self._waiting, self._taken, self._outcomes = {}, {}, []
+
+    async def num_started(self) -> int:
+        return len(self._started)
+
+    async def close(self) -> None:
+        async with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
