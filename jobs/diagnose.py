@@ -10,11 +10,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 if not __package__:  # run by its path: import from the checkout, not from jobs/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jobs import command, options
+
+if TYPE_CHECKING:
+    from pipeline.diagnosis import Diagnosis
+    from pipeline.store import Artefact
+
+_MOST_CLIPS: Final = 12
+_MOST_CLIP_BYTES: Final = 6_000_000
+"""A page of about 8 MB, which mail and phones still take."""
 
 EXAMPLE = (
     "python -m jobs.diagnose --tracks ~/quasar/tracks/bdd100k/val/0123456789abcdef "
@@ -43,8 +52,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if arguments.json is not None:
         command.write_text(arguments.json, diagnosis.to_json())
+        print(f"wrote {arguments.json}", file=sys.stderr)
+    if arguments.out is not None:
+        command.write_text(arguments.out, _page(diagnosis, frames, tracks))
+        print(f"wrote {arguments.out}", file=sys.stderr)
     print(format_text(diagnosis), end="")
     return command.DONE
+
+
+def _page(diagnosis: "Diagnosis", frames: "Artefact", tracks: "Artefact") -> str:
+    from pipeline.diagnosis_page import format_page
+    from pipeline.overlay import clips_of_errors
+    from pipeline.provenance import describe_provenance
+
+    clips = clips_of_errors(
+        frames,
+        tracks,
+        diagnosis.protocol.classes,
+        diagnosis.worst("switched"),
+        limit=_MOST_CLIPS,
+        limit_bytes=_MOST_CLIP_BYTES,
+    )
+    here = describe_provenance()
+    made_by = f"Made {here.date[:16].replace('T', ' ')} UTC by Quasar {here.revision}"
+    return format_page(diagnosis, clips, made_by=made_by)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

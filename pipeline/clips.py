@@ -156,7 +156,7 @@ def draw_clip(images: Iterable[tuple[int, Image]], marks: Sequence[Mark]) -> Ite
 
 
 def choose_window(boxes: npt.NDArray[Any], height: int, width: int) -> Window:
-    """The part of a picture that shows all boxes with some room around them.
+    """The part of a picture that shows all boxes with some room around them, 4:3 where it can be.
 
     Args:
         boxes: (N, 4) corners x1 y1 x2 y2 in pixels, which may leave the picture; with none it is
@@ -168,18 +168,19 @@ def choose_window(boxes: npt.NDArray[Any], height: int, width: int) -> Window:
         x1 y1 x2 y2 in whole pixels inside the picture, exclusive right and bottom edges.
 
     >>> choose_window(np.array([[100.0, 100, 140, 180]]), 720, 1280)
-    (0, 50, 320, 230)
+    (0, 20, 320, 260)
     """
     if len(boxes) == 0:
         return 0, 0, width, height
-    edges = []
-    for axis, limit in ((0, width), (1, height)):
-        low = float(np.clip(boxes[:, axis].min(), 0, limit))
-        high = float(np.clip(boxes[:, axis + 2].max(), 0, limit))
-        size = min(limit, max(2.0 * (high - low), _LEAST_SHARE * limit, 2.0))
-        start = min(max((low + high - size) / 2, 0.0), limit - size)
-        edges.append((int(start), int(np.ceil(start + size))))
-    (x1, x2), (y1, y2) = edges
+    limits = np.array([width, height])
+    low = np.clip(boxes[:, :2].min(axis=0), 0, limits)
+    high = np.clip(boxes[:, 2:].max(axis=0), 0, limits)
+    wanted = np.maximum(2.0 * (high - low), _LEAST_SHARE * limits)
+    shape = np.array([_WIDTH, _HEIGHT])
+    size = np.minimum((wanted / shape).max() * shape, limits)
+    start = np.clip((low + high - size) / 2, 0, limits - size)
+    x1, y1 = np.floor(start).astype(int).tolist()
+    x2, y2 = np.ceil(start + size).astype(int).tolist()
     return x1, y1, x2, y2
 
 

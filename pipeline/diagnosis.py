@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from datasets.schema import Float64, Int64
-from pipeline.errors import CAUSES, COUNTS, MEANING, Cause, Error
+from pipeline.errors import CAUSES, COUNTS, MEANING, Cause, Error, worst_errors
 from pipeline.evaluate import EvaluationReport
 from pipeline.leaderboard import Number, format_number
 from pipeline.metrics.protocol import Row, ScoringProtocol
@@ -121,13 +121,7 @@ class Diagnosis:
 
     def worst(self, cause: Cause) -> list[tuple[str, Error]]:
         """All errors of a cause with the names of their sequences, those of most boxes first."""
-        named = [
-            (name, error)
-            for name, found in self.sequences.items()
-            for error in found.errors
-            if error.cause == cause
-        ]
-        return sorted(named, key=lambda pair: -pair[1].num_boxes)
+        return worst_errors({n: found.errors for n, found in self.sequences.items()}, cause)
 
     def to_json(self) -> str:
         """Everything as text, numbers without a finite value as null."""

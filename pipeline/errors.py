@@ -133,6 +133,14 @@ def find_errors(
     )
 
 
+def worst_errors(errors: Mapping[str, Iterable[Error]], cause: Cause) -> list[tuple[str, Error]]:
+    """Errors of one cause over several sequences, by name, those of most boxes first."""
+    named = [
+        (name, error) for name in sorted(errors) for error in errors[name] if error.cause == cause
+    ]
+    return sorted(named, key=lambda pair: -pair[1].num_boxes)
+
+
 def count_errors(errors: Iterable[Error], num_classes: int) -> Int64:
     """What the score counts for some errors.
 

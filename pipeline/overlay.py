@@ -1,14 +1,17 @@
 """Overlay videos of stored tracks: the one kept beside the artefacts, and any asked for."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
 from pipeline.associate import read_tracks
-from pipeline.frames import ROWS_PER_GROUP, FrameReader, read_truth
+from pipeline.clips import clip_frames, write_clip
+from pipeline.errors import Error
+from pipeline.frames import ROWS_PER_GROUP, FrameReader, read_annotations, read_truth
 from pipeline.render import Image, render_sequence
 from pipeline.store import Artefact, Part, fingerprint
 
@@ -84,6 +87,54 @@ def render_tracks(
         truth=read_truth(frames).annotations if truth is not None else None,
         beside=truth == "beside",
     )
+
+
+def render_error(
+    frames: Part, tracks: Part, class_names: Sequence[str], error: Error, path: Path
+) -> None:
+    """Write the clip of one error of a sequence; see `write_clip`."""
+    wanted = clip_frames(error, frames.details()["num_frames"])
+    gap = next((i for i in range(1, len(wanted)) if wanted[i] != wanted[i - 1] + 1), len(wanted))
+    runs = [run for run in (wanted[:gap], wanted[gap:]) if run]
+    write_clip(
+        chain.from_iterable(images_of(frames, run[0], run[-1] + 1) for run in runs),
+        error,
+        read_tracks(tracks),
+        read_annotations(frames),
+        class_names,
+        path,
+    )
+
+
+def clips_of_errors(
+    frames: Artefact,
+    tracks: Artefact,
+    class_names: Sequence[str],
+    errors: Iterable[tuple[str, Error]],
+    *,
+    limit: int,
+    limit_bytes: int,
+) -> list[bytes]:
+    """Clips of the first errors as MP4 data, for pages that carry them.
+
+    Args:
+        frames: finished artefact.
+        tracks: finished artefact over these frames.
+        class_names: of the benchmark, by class index.
+        errors: sequence and error, the most important first.
+        limit: clips at the most.
+        limit_bytes: of all clips together; the first that would exceed it ends the list.
+    """
+    clips: list[bytes] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / VIDEO_FILE
+        for name, error in islice(errors, limit):
+            render_error(frames.part(name), tracks.part(name), class_names, error, path)
+            clip = path.read_bytes()
+            if sum(map(len, clips)) + len(clip) > limit_bytes:
+                break
+            clips.append(clip)
+    return clips
 
 
 def images_of(frames: Part, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Image]]:

@@ -59,11 +59,11 @@ def render_sequence(
         ValueError: no frame at all, or frames of different sizes.
     """
     if truth is not None and beside:
-        pictures = [Overlay(tracks, class_names), truth_overlay(truth, class_names)]
+        overlays = [Overlay(tracks, class_names), truth_overlay(truth, class_names)]
     else:
-        pictures = [Overlay(tracks, class_names, truth=truth)]
+        overlays = [Overlay(tracks, class_names, truth=truth)]
     drawn = (
-        np.concatenate([picture.draw(index, image) for picture in pictures], axis=1)
+        np.concatenate([overlay.draw(index, image) for overlay in overlays], axis=1)
         for index, image in frames
     )
     first = next(drawn, None)
