@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = resolve_root(arguments.output_root)
     print(f"recipe {recipe}, results under {root}", flush=True)
     if is_synthetic:
-        data_root = _write_synthetic(root)
+        data_root = write_synthetic(root)
         config = replace(config, data=replace(config.data, dataset="synthetic"))
     else:
         data_root = arguments.data_root.expanduser().resolve()
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.DONE
 
 
-def _write_synthetic(root: str) -> Path:
+def write_synthetic(root: str) -> Path:
     """The built-in data set, written once; raw files are local even where the root is not."""
     from datasets.synthetic import SyntheticConfig, write_synthetic_bdd100k
     from pipeline.store import is_local, open_filesystem

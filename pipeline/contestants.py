@@ -120,7 +120,7 @@ def result_row(
         protocol=report.evaluator["protocol"],
         name=contestant.title,
         kind=contestant.kind,
-        fingerprint=fingerprint("row", 1, {"kind": contestant.kind}, [result.scores.fingerprint]),
+        fingerprint=row_fingerprint(result),
         recipe=recipe,
         weights=f"{weights.split} {weights.fingerprint}" if weights is not None else "not known",
         detections=contestant.detection_source,
@@ -139,6 +139,12 @@ def result_row(
         process_run_id=run.run_id,
         notes=contestant.notes,
     )
+
+
+def row_fingerprint(result: Result) -> str:
+    """What the row of a result is found by: the same scores of the same kind are the same row."""
+    kind = {"kind": result.contestant.kind}
+    return fingerprint("row", 1, kind, [result.scores.fingerprint])
 
 
 def log_row(row: ResultRow, result: Result, weights: Artefact | None, run_log: "RunLog") -> None:

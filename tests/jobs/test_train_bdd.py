@@ -115,7 +115,10 @@ def test_the_stages_one_by_one_find_the_same_results(
     [
         (["--recipe", "qdtrack_frcnn_r50_bdd"], "qdtrack_frcnn_r50_bdd100k"),
         (["--set", "train.sed=3"], "train.seed"),
-        (["--set", "association.kind=sort"], "quasi_dense, tao, overlap"),
+        (
+            ["--set", "association.kind=deepsort"],
+            "quasi_dense, tao, overlap, sort, bytetrack, ocsort",
+        ),
         (["--set", "train.seed"], "path=value"),
         (["--weights", "absent.safetensors"], "absent.safetensors"),
     ],
