@@ -18,7 +18,7 @@ from jobs import command
 if TYPE_CHECKING:
     from pipeline.store import Artefact
 
-_CAUSES = (
+CAUSES = (
     *("missed", "badly placed", "mis-classed", "duplicate", "background"),
     *("switched", "fragmented"),
 )
@@ -114,8 +114,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--errors",
         metavar="CAUSE",
-        choices=_CAUSES,
-        help=f"clips of the worst errors instead: {', '.join(_CAUSES)}",
+        choices=CAUSES,
+        help=f"clips of the worst errors instead: {', '.join(CAUSES)}",
     )
     what.add_argument(
         "--limit", metavar="N", type=command.positive_int, default=10, help="clips at the most"

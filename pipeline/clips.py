@@ -177,10 +177,9 @@ def choose_window(boxes: npt.NDArray[Any], height: int, width: int) -> Window:
     high = np.clip(boxes[:, 2:].max(axis=0), 0, limits)
     wanted = np.maximum(2.0 * (high - low), _LEAST_SHARE * limits)
     shape = np.array([_WIDTH, _HEIGHT])
-    size = np.minimum((wanted / shape).max() * shape, limits)
-    start = np.clip((low + high - size) / 2, 0, limits - size)
-    x1, y1 = np.floor(start).astype(int).tolist()
-    x2, y2 = np.ceil(start + size).astype(int).tolist()
+    size = np.ceil(np.minimum((wanted / shape).max() * shape, limits))
+    start = np.floor(np.clip((low + high - size) / 2, 0, limits - size))
+    x1, y1, x2, y2 = np.concatenate([start, start + size]).astype(int).tolist()
     return x1, y1, x2, y2
 
 

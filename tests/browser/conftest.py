@@ -61,12 +61,21 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
-    def open(self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False) -> None:
+    def open(
+        self,
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 800,
+        dark: bool = False,
+        scripts: bool = True,
+    ) -> None:
         """Show a page in a window of this size and wait until it is loaded."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self._call("Emulation.setScriptExecutionDisabled", {"value": not scripts})
         self._navigate("about:blank")  # else another fragment of the same page loads nothing
         self.complaints, self.requests = [], []
         self._navigate(url)

@@ -15,8 +15,8 @@ COMMANDS = sorted(
 
 def test_the_commands_are_these() -> None:
     assert set(COMMANDS) >= {
-        *("doctor", "evaluate", "export", "import_weights", "infer", "ingest", "leaderboard"),
-        *("track", "train_bdd"),
+        *("diagnose", "doctor", "evaluate", "export", "import_weights", "infer", "ingest"),
+        *("leaderboard", "render", "track", "train_bdd"),
     }
     others = {path.stem for path in JOBS.glob("*.py")} - set(COMMANDS)
     assert others == {"__init__", "command", "options"}

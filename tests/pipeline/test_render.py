@@ -18,6 +18,7 @@ from pipeline.render import (
     Overlay,
     identity_colour,
     render_sequence,
+    truth_overlay,
 )
 
 NAMES = ("pedestrian", "car")
@@ -114,6 +115,17 @@ class TestOverlay:
         assert has_colour(gone, identity_colour(5))
         assert (overlay.draw(TRAIL_FRAMES + 2, GREY) == 90).all()
 
+    def test_true_boxes_have_no_score_and_crowds_stay_grey(self) -> None:
+        drawn = truth_overlay(truth((100, 100, 110, 200)), NAMES).draw(0, GREY)
+        assert (drawn[150, 100] == identity_colour(0)).all()
+        strip = (drawn == identity_colour(0)).all(axis=2)[80:100].any(axis=0)
+        with_score = Overlay(tracks([(0, 0, (100, 100, 110, 200))]), NAMES).draw(0, GREY)
+        longer = (with_score == identity_colour(0)).all(axis=2)[80:100].any(axis=0)
+        assert strip.sum() < longer.sum() - 20
+        crowd = truth_overlay(truth((30, 40, 60, 80), crowd=True), NAMES).draw(0, GREY)
+        assert has_colour(crowd, IGNORED_COLOUR)
+        assert not has_colour(crowd, identity_colour(0))
+
     def test_neighbouring_identities_differ_in_colour(self) -> None:
         colours = np.array([identity_colour(i) for i in range(200)])
         for distance in (1, 2, 3):
@@ -132,6 +144,22 @@ class TestVideo:
         written = [image.astype(int) for _, _, image in iterate_frames(path)]
         assert np.abs(written[0] - 90).max() < 12
         assert np.abs(written[1] - 90).max() > 60
+
+    def test_truth_beside_is_drawn_in_the_colours_of_its_identities(self, tmp_path: Path) -> None:
+        path = tmp_path / "beside.mp4"
+        rows = tracks([(0, 7, (100, 100, 180, 200))])
+        true = truth((200, 100, 280, 200))
+        frames = [(0, GREY)]
+        render_sequence(frames, rows, NAMES, path, frame_rate=5, truth=true, beside=True)
+        ((_, _, image),) = iterate_frames(path)
+        assert image.shape == (400, 1000, 3)
+        found = {
+            (x, i): bool(np.abs(image[150, x].astype(int) - identity_colour(i)).max() < 60)
+            for x in (100, 500 + 200)
+            for i in (0, 7)
+        }
+        assert found == {(100, 7): True, (100, 0): False, (700, 0): True, (700, 7): False}
+        assert np.abs(image[150, [200, 600]].astype(int) - 90).max() < 20, "each in one picture"
 
     def test_one_frame_at_a_time_is_in_memory(self, tmp_path: Path) -> None:
         alive: list[weakref.ref[Any]] = []
