@@ -198,7 +198,7 @@ def evaluate_sequence(
     fields = protocol.score_sequence(truth, result)
     # Ratios of a single sequence are only right once they went through the combination.
     alone = protocol.combine_sequences({truth.name: fields})
-    return SequenceScores(name=truth.name, fields=fields, rows=_tabulate(protocol, alone)[0])
+    return SequenceScores(name=truth.name, fields=fields, rows=tabulate(protocol, alone)[0])
 
 
 def reduce_scores(
@@ -206,7 +206,7 @@ def reduce_scores(
 ) -> EvaluationReport:
     """One report from the scores of all sequences, whatever their order in the mapping."""
     combined = protocol.combine_sequences({name: score.fields for name, score in scores.items()})
-    metrics, curves = _tabulate(protocol, combined)
+    metrics, curves = tabulate(protocol, combined)
     return EvaluationReport(
         metrics=metrics,
         sequences={name: scores[name].rows for name in sorted(scores)},
@@ -217,6 +217,21 @@ def reduce_scores(
             "quasar": _quasar_version(),
         },
     )
+
+
+def tabulate(
+    protocol: ScoringProtocol, scores: Mapping[str, Mapping[str, Fields]]
+) -> tuple[dict[str, Numbers], dict[str, dict[str, tuple[float, ...]]]]:
+    """Numbers and curves of every row, from the fields of every class over some sequences."""
+    numbers, curves = {}, {}
+    for row in protocol.rows:
+        fields = protocol.combine_classes(row, scores)
+        numbers[row.name] = protocol.numbers(row, fields)
+        curves[row.name] = {
+            name: tuple((100.0 * np.asarray(fields["HOTA"][name])).tolist())
+            for name in ("HOTA", "DetA", "AssA", "LocA")
+        }
+    return numbers, curves
 
 
 def sequences_per_task(num_sequences: int, num_workers: int) -> int:
@@ -266,21 +281,6 @@ def _as_it_is(
     item: tuple[SequenceTruth, SequenceResult],
 ) -> tuple[SequenceTruth, SequenceResult]:
     return item
-
-
-def _tabulate(
-    protocol: ScoringProtocol, scores: Mapping[str, Mapping[str, Fields]]
-) -> tuple[dict[str, Numbers], dict[str, dict[str, tuple[float, ...]]]]:
-    """Numbers and curves of every row, from the fields of every class over some sequences."""
-    numbers, curves = {}, {}
-    for row in protocol.rows:
-        fields = protocol.combine_classes(row, scores)
-        numbers[row.name] = protocol.numbers(row, fields)
-        curves[row.name] = {
-            name: tuple((100.0 * np.asarray(fields["HOTA"][name])).tolist())
-            for name in ("HOTA", "DetA", "AssA", "LocA")
-        }
-    return numbers, curves
 
 
 def _finite(content: Any) -> Any:

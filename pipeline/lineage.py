@@ -83,6 +83,30 @@ def check_belongs(frames: Artefact, tracks: Artefact) -> None:
         )
 
 
+def check_made_from(frames: Artefact, detections: Artefact) -> None:
+    """Refuse detections that were not made from these frames.
+
+    Raises:
+        StoreError: another data set or split, or other frames of the same name; says which.
+    """
+    for what, found, expected in (
+        ("data set", detections.dataset, frames.dataset),
+        ("split", detections.split, frames.split),
+        ("frames", _input_of(detections, "frames"), frames.fingerprint),
+    ):
+        if found != expected:
+            raise StoreError(
+                f"{detections.folder}: detections of the {what} {found!r}, but {frames.folder} is "
+                f"of {expected!r}; name the frames that the detections were made from"
+            )
+    missing = sorted(set(frames.sequences()) ^ set(detections.sequences()))
+    if missing:
+        raise StoreError(
+            f"{detections.folder} and {frames.folder} do not hold the same sequences: {missing[0]!r} "
+            "is in one of them only; run jobs.infer again"
+        )
+
+
 def _input_of(artefact: Artefact, stage: str) -> str:
     name = artefact.details().get(stage)
     if not isinstance(name, str):

@@ -34,6 +34,7 @@ from pipeline.runlog_address import (
 )
 from pipeline.runlog_content import (
     SAVED_VIEW,
+    ChildRun,
     FileContent,
     finite_numbers,
     provenance_tags,
@@ -57,6 +58,7 @@ RESULT_FILE: Final = "result.json"
 FINGERPRINT_TAG: Final = "quasar.result_fingerprint"
 PROCESS_TAG: Final = "quasar.process_run_id"
 
+_PARENT_TAG: Final = "mlflow.parentRunId"
 _BENCHMARK_TAG: Final = "quasar.benchmark"
 _SPLIT_TAG: Final = "quasar.split"
 _DECIMALS: Final = 4
@@ -117,6 +119,7 @@ class RunLog:
         config: "DataclassInstance",
         inputs: Mapping[str, Artefact],
         tags: Mapping[str, str] | None = None,
+        resume: str | None = None,
     ) -> Iterator["ProcessRun"]:
         """A run that lasts as long as the block, and ends as the block does.
 
@@ -128,14 +131,19 @@ class RunLog:
             config: logged once, flattened to dotted paths.
             inputs: what is read, by its use ("train", "val").
             tags: further tags.
+            resume: id of an earlier run that goes on; where MLflow does not have it, a new one
+                takes its place.
         """
         provenance = describe_provenance()
         all_tags = {"kind": "process", **provenance_tags(provenance), **(tags or {})}
         with _refusals(self.uri):
             experiment = self._experiment(PROCESS_EXPERIMENT, {})
-            run_id = self._client.create_run(experiment, run_name=name).info.run_id
-            self._log(run_id, tags=all_tags, params=flatten(config))
-            self._log_inputs(run_id, inputs)
+            run_id = self._reopen(experiment, resume) if resume is not None else None
+            if run_id is None:
+                run_id = self._client.create_run(experiment, run_name=name).info.run_id
+                self._log(run_id, tags={}, params=flatten(config))
+                self._log_inputs(run_id, inputs)
+            self._log(run_id, tags=all_tags)
         run = ProcessRun(self, run_id, provenance)
         with self._running(run_id):
             try:
@@ -241,6 +249,57 @@ class RunLog:
         with _refusals(self.uri):
             metrics = [Metric(name, value, at, step) for step, name, value, at in points]
             self._log_batches(run_id, "metrics", metrics)
+
+    def log_children(
+        self, run_id: str, children: Sequence[ChildRun], *, look_up: bool = False
+    ) -> None:
+        """Write finished runs under a process run.
+
+        Args:
+            run_id: of the parent.
+            children: what to write.
+            look_up: leave out those that are there already, finished; others are made again.
+        """
+        with _refusals(self.uri):
+            experiment = self._client.get_run(run_id).info.experiment_id
+            known: set[str] = set()
+            for run in (
+                self._search(experiment, f"tags.`{_PARENT_TAG}` = '{run_id}'") if look_up else []
+            ):
+                if run.info.status == "RUNNING":  # cut off in the middle of being written
+                    self._client.delete_run(run.info.run_id)
+                else:
+                    known.add(run.info.run_name)
+        for child in children:
+            if child.name not in known:
+                with _refusals(self.uri):
+                    self._write_child(experiment, run_id, child)
+
+    def _write_child(self, experiment: str, parent_id: str, child: ChildRun) -> None:
+        now = _milliseconds()
+        tags = {_PARENT_TAG: parent_id, "kind": "trial", **child.tags}
+        run = self._client.create_run(
+            experiment,
+            start_time=now - round(1000 * child.seconds),
+            run_name=child.name,
+            tags={key: value[:_MAX_TAG] for key, value in tags.items()},
+        )
+        metrics = finite_numbers(child.metrics, _DECIMALS)
+        self._log(run.info.run_id, tags={}, params=child.params, metrics=metrics)
+        self._client.set_terminated(run.info.run_id, child.status, now)
+
+    def _reopen(self, experiment: str, run_id: str) -> str | None:
+        """The run, running again; None where it is not here."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException:
+            return None
+        if run.info.experiment_id != experiment or run.info.lifecycle_stage != "active":
+            return None
+        self._client.update_run(run_id, status="RUNNING")
+        return run_id
 
     def _connect(self) -> "MlflowClient":
         from mlflow import MlflowClient
@@ -420,6 +479,10 @@ class ProcessRun:
             except RunLogError as error:
                 self._next_flush = time.monotonic() + _RETRY_AFTER_S
                 logger.warning("%d numbers wait for MLflow: %s", len(self._pending), error)
+
+    def log_children(self, children: Sequence[ChildRun], *, look_up: bool = False) -> None:
+        """Finished runs inside this one; see `RunLog.log_children`."""
+        self._log.log_children(self.run_id, children, look_up=look_up)
 
     def log_files(self, files: Mapping[str, FileContent]) -> None:
         """Artefacts by path; see `RunLog.log_result`."""

@@ -8,17 +8,17 @@ counts.
 
 import asyncio
 import contextlib
-import io
 import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 logger = logging.getLogger(__name__)
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -52,7 +52,7 @@ class WorkersError(RuntimeError):
 class TunePool(Generic[T, R]):
     """Workers that apply one function to tasks; a context that stops them when it is left.
 
-    Ray must be connected. `stdout` is silent until the first worker has started: Tune prints there.
+    Ray must be connected. Entering does not wait for the workers, the first task does.
     """
 
     def __init__(self, function: Callable[[T], R], num_workers: int) -> None:
@@ -79,26 +79,27 @@ class TunePool(Generic[T, R]):
         )
         self._board = board.remote()
         self._fit = threading.Thread(target=self._run_tune, name="ray-tune", daemon=True)
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._fit.start()
-            while not ray.get(self._board.num_started.remote()):
-                self._check_alive()
-                time.sleep(0.05)
+        self._fit.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         import ray
 
         assert self._fit is not None
-        with contextlib.redirect_stdout(io.StringIO()):
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(self._board.close.remote())
-            self._fit.join(timeout=_PATIENCE_S)
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._board.close.remote())
+        self._fit.join(timeout=_PATIENCE_S)
         ray.kill(self._board)
         self._folder.cleanup()
 
-    def run(self, tasks: Mapping[Hashable, T]) -> Iterator[Outcome]:
+    def run(
+        self, tasks: Mapping[K, T], meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[Outcome]:
         """Outcomes in order of completion; leaving the iterator early drops what is left.
+
+        Args:
+            tasks: by key, never used before.
+            meanwhile: something to do here while the workers have begun.
 
         Raises:
             WorkersError: all workers have died too often.
@@ -109,6 +110,8 @@ class TunePool(Generic[T, R]):
         left = len(tasks)
         heard = time.monotonic()
         try:
+            if meanwhile is not None:
+                meanwhile()
             while left:
                 for outcome in ray.get(self._board.collect.remote(_POLL_S)):
                     left -= 1
@@ -122,11 +125,11 @@ class TunePool(Generic[T, R]):
             if left:
                 ray.get(self._board.clear.remote())
 
-    def drop(self, keys: list[Hashable]) -> None:
+    def drop(self, keys: Sequence[Hashable]) -> None:
         """Do not start these tasks of the present run; they come back with the error "dropped"."""
         import ray
 
-        ray.get(self._board.drop.remote(keys))
+        ray.get(self._board.drop.remote(list(keys)))
 
     def _check_alive(self) -> None:
         assert self._fit is not None
@@ -138,6 +141,10 @@ class TunePool(Generic[T, R]):
         # Tune's own log files and tables of results are of no use here.
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         from ray import tune
+        from ray.tune.experimental import output
+
+        # At its quietest Tune still prints a box, into what jobs print for programs to read.
+        vars(output)["print"] = lambda *_, **__: None
 
         trainable = tune.with_parameters(_work, board=self._board, function=self._function)
         tuner = tune.Tuner(
@@ -183,13 +190,11 @@ class _Board:
         self._outcomes: list[Outcome] = []
         self._deaths: dict[Hashable, int] = {}
         self._is_closed = False
-        self._started: set[int] = set()
         self._changed = asyncio.Condition()
 
     async def start(self, worker: int) -> Any:
         """A worker's first call, also after it died: what it had taken waits again."""
         async with self._changed:
-            self._started.add(worker)
             lost = [key for key, (_, owner, _) in self._taken.items() if owner == worker]
             for key in lost:
                 item = self._taken.pop(key)[0]
@@ -244,7 +249,7 @@ class _Board:
             outcomes, self._outcomes = self._outcomes, []
             return outcomes
 
-    async def drop(self, keys: list[Hashable]) -> None:
+    async def drop(self, keys: Sequence[Hashable]) -> None:
         async with self._changed:
             gone = [key for key in keys if self._waiting.pop(key, None) is not None]
             self._outcomes += [Outcome(key, None, DROPPED) for key in gone]
@@ -253,9 +258,6 @@ class _Board:
     async def clear(self) -> None:
         async with self._changed:
             self._waiting, self._taken, self._outcomes = {}, {}, []
-
-    async def num_started(self) -> int:
-        return len(self._started)
 
     async def close(self) -> None:
         async with self._changed:

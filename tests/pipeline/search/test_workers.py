@@ -86,5 +86,8 @@ def test_a_task_that_kills_its_workers_is_given_up_and_others_are_not(
 
 
 def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
-    with pytest.raises(WorkersError, match="no worker of the sweep is left"):
-        TunePool(_do, num_workers=0).__enter__()
+    with (
+        TunePool(_do, num_workers=0) as empty,
+        pytest.raises(WorkersError, match="no worker of the sweep is left"),
+    ):
+        list(empty.run({1: ("square", 1)}))

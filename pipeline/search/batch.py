@@ -1,0 +1,227 @@
+"""One batch of trials: scored rung by rung on the workers, told in the order of their numbers."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from pipeline.associate import AssociationConfig, build_tracker
+from pipeline.evaluate import tabulate
+from pipeline.leaderboard import LESS_IS_BETTER, headline_numbers
+from pipeline.metrics.protocol import ScoringProtocol
+from pipeline.search.proposals import Proposal
+from pipeline.search.rungs import promoted
+from pipeline.search.study import FinishedTrial
+from pipeline.search.trial import Replayed, SequenceFields, check_settings, replay_sequence
+from pipeline.search.workers import DROPPED, Outcome, TunePool
+
+_FRAMES_PER_TASK: Final = 2000
+"""About a quarter of a second: a hand-over costs some milliseconds."""
+
+
+class ReplayTask(NamedTuple):
+    """Some sequences for one trial."""
+
+    protocol: ScoringProtocol
+    association: AssociationConfig
+    sequences: list[tuple[str, Any]]
+    """Name, and reference to a `ReplaySequence`."""
+
+
+def replay_task(task: ReplayTask) -> dict[str, Replayed]:
+    """What a worker does with a task; nothing is copied and nothing is written."""
+    import ray
+
+    sequences = ray.get([reference for _, reference in task.sequences])
+    return {
+        name: replay_sequence(task.protocol, build_tracker(task.association), sequence)
+        for (name, _), sequence in zip(task.sequences, sequences, strict=True)
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What all trials of a sweep have in common."""
+
+    protocol: ScoringProtocol
+    objectives: tuple[str, ...]
+    """Headline metrics; the first one decides on the way."""
+    order: Sequence[str]
+    """Sequences in the order in which every trial sees them."""
+    rungs: Sequence[int]
+    """Numbers of sequences after which trials are compared; the last is all."""
+    references: Mapping[str, Any]
+    """By sequence; see `SweepData`."""
+    num_frames: Mapping[str, int]
+    """By sequence."""
+
+
+@dataclass(kw_only=True)
+class _Running:
+    """A trial that is not finished."""
+
+    number: int
+    proposal: Proposal
+    association: AssociationConfig
+    started: float = field(default_factory=time.monotonic)
+    fields: dict[str, SequenceFields] = field(default_factory=dict)
+    rungs: dict[int, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    held: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    is_pruned: bool = False
+
+    def finish(self, objectives: Sequence[str]) -> FinishedTrial:
+        state: Any = "failed" if self.reason else "pruned" if self.is_pruned else "complete"
+        values = None
+        if state == "complete":
+            values = tuple(float(self.metrics[name]) for name in objectives)
+        return FinishedTrial(
+            number=self.number,
+            state=state,
+            settings=self.proposal.settings,
+            values=values,
+            rungs=self.rungs,
+            metrics=self.metrics,
+            held=self.held,
+            reason=self.reason,
+            seconds=round(time.monotonic() - self.started, 3),
+            sampler_state=self.proposal.sampler_state,
+        )
+
+
+def run_batch(
+    pool: TunePool[ReplayTask, dict[str, Replayed]],
+    plan: Plan,
+    trials: Mapping[int, tuple[Proposal, AssociationConfig]],
+    earlier: Sequence[FinishedTrial],
+    mates: Sequence[FinishedTrial] = (),
+    meanwhile: Callable[[], None] | None = None,
+) -> list[FinishedTrial]:
+    """Score the trials of a batch; a rung is decided when all of them have reached it.
+
+    Args:
+        pool: workers that do `replay_task`.
+        plan: of the sweep.
+        trials: by number, what is to be tried; number 0 is never stopped early.
+        earlier: all trials of the batches before.
+        mates: trials of the same batch that were finished before an interruption.
+        meanwhile: something to do here while the workers have begun.
+
+    Returns:
+        The trials, finished, in order of their numbers.
+    """
+    running = [
+        _Running(number=number, proposal=proposal, association=association)
+        for number, (proposal, association) in sorted(trials.items())
+    ]
+    start = 0
+    for size in plan.rungs:
+        alive = [trial for trial in running if not (trial.reason or trial.is_pruned)]
+        _score(pool, plan, alive, list(plan.order[start:size]), size, meanwhile)
+        meanwhile = None
+        alive = [trial for trial in alive if not trial.reason]
+        for trial in alive:
+            _compare(plan, trial, size)
+        if size < len(plan.order):
+            _prune(plan, alive, earlier, mates, size)
+        start = size
+    for trial in running:
+        _check_objectives(plan, trial)
+    return [trial.finish(plan.objectives) for trial in running]
+
+
+def headline(protocol: ScoringProtocol, fields: Mapping[str, SequenceFields]) -> dict[str, Any]:
+    """All headline metrics over some sequences, by the combination of the full evaluation."""
+    return headline_numbers(tabulate(protocol, protocol.combine_sequences(fields))[0])
+
+
+def _score(
+    pool: TunePool[ReplayTask, dict[str, Replayed]],
+    plan: Plan,
+    trials: list[_Running],
+    names: list[str],
+    size: int,
+    meanwhile: Callable[[], None] | None,
+) -> None:
+    """Add to every trial what it achieves on some more sequences, or why it failed."""
+    by_number = {trial.number: trial for trial in trials}
+    tasks = {
+        (trial.number, size, index): ReplayTask(
+            plan.protocol, trial.association, [(name, plan.references[name]) for name in block]
+        )
+        # Block by block, so that a trial that fails does so early.
+        for index, block in enumerate(_blocks(names, plan.num_frames))
+        for trial in trials
+    }
+    for outcome in pool.run(tasks, meanwhile):
+        trial = by_number[outcome.key[0]]
+        if trial.reason:
+            continue
+        trial.reason = _take(trial, outcome)
+        if trial.reason:
+            pool.drop([key for key in tasks if key[0] == trial.number])
+
+
+def _take(trial: _Running, outcome: Outcome) -> str:
+    """Keep what a task brought; the reason if it failed."""
+    if outcome.error is not None:
+        assert outcome.error != DROPPED
+        return outcome.error
+    for name, replayed in outcome.value.items():
+        try:
+            check_settings(trial.association, replayed.settings)
+        except ValueError as error:
+            return f"sequence {name!r}: {error}"
+        trial.fields[name] = replayed.fields
+        trial.held = replayed.settings
+    return ""
+
+
+def _compare(plan: Plan, trial: _Running, size: int) -> None:
+    trial.metrics = headline(plan.protocol, trial.fields)
+    score = trial.metrics.get(plan.objectives[0])
+    if score is not None and math.isfinite(score):
+        trial.rungs[size] = float(score)
+
+
+def _prune(
+    plan: Plan,
+    trials: list[_Running],
+    earlier: Sequence[FinishedTrial],
+    mates: Sequence[FinishedTrial],
+    size: int,
+) -> None:
+    """Stop those that are not among the best third; without a score nobody is stopped."""
+    reached = {trial.number: trial.rungs for trial in trials}
+    reached |= {trial.number: dict(trial.rungs) for trial in mates}
+    scores = {number: rungs[size] for number, rungs in reached.items() if size in rungs}
+    before = [trial.rungs[size] for trial in earlier if size in trial.rungs]
+    maximise = plan.objectives[0] not in LESS_IS_BETTER
+    kept = promoted(scores, before, maximise=maximise)
+    for trial in trials:
+        trial.is_pruned = trial.number > 0 and trial.number in scores and trial.number not in kept
+
+
+def _check_objectives(plan: Plan, trial: _Running) -> None:
+    if trial.reason or trial.is_pruned:
+        return
+    for name in plan.objectives:
+        value = trial.metrics[name]
+        if value is None or not math.isfinite(value):
+            trial.reason = f"{name} has no finite value on {len(trial.fields)} sequences ({value})"
+
+
+def _blocks(names: Sequence[str], num_frames: Mapping[str, int]) -> Iterator[list[str]]:
+    """Neighbours in groups of about `_FRAMES_PER_TASK` frames."""
+    block: list[str] = []
+    count = 0
+    for name in names:
+        block.append(name)
+        count += num_frames[name]
+        if count >= _FRAMES_PER_TASK:
+            yield block
+            block, count = [], 0
+    if block:
+        yield block

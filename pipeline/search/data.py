@@ -1,0 +1,144 @@
+"""The sequences of a sweep in Ray's object store: loaded and prepared once for all trials.
+
+Every node holds what its workers ask for once, and they read it there without a copy. What is lost
+with a node is loaded again by whoever asks for it next.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.associate import AssociationConfig, build_tracker
+from pipeline.metrics.protocol import ScoringProtocol
+from pipeline.progress import Progress
+from pipeline.search.trial import ReplaySequence, load_sequence
+from pipeline.store import Artefact, Part
+
+_LOADS_PER_WORKER: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSummary:
+    """What the driver has to know of a loaded sequence."""
+
+    num_frames: int
+    truth_per_class: tuple[int, ...]
+    """Boxes of the truth, the last number those of no class of the benchmark."""
+    detections_per_class: tuple[int, ...]
+    """Likewise."""
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepData:
+    """All sequences, by name; nothing of them is in the driver."""
+
+    references: Mapping[str, Any]
+    """To a `ReplaySequence` each."""
+    summaries: Mapping[str, SequenceSummary]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(summary.num_bytes for summary in self.summaries.values())
+
+
+def load_all(
+    frames: Artefact,
+    detections: Artefact,
+    association: AssociationConfig,
+    protocol: ScoringProtocol,
+    *,
+    num_workers: int,
+) -> SweepData:
+    """Load every sequence of the detections with its truth.
+
+    Args:
+        frames: finished artefact that holds the truth.
+        detections: finished artefact over the same frames.
+        association: of the kind that is to replay them.
+        protocol: whose classes are counted.
+        num_workers: how many load at a time.
+
+    Raises:
+        ValueError: a sequence that cannot be replayed or scored; names it.
+    """
+    import ray
+
+    # No CPU of their own: a lost sequence is loaded again while the workers hold all CPUs.
+    load = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(_load)
+    references: dict[str, Any] = {}
+    summaries: dict[str, SequenceSummary] = {}
+    running: dict[Any, str] = {}
+    names = detections.sequences()
+    with Progress(f"load {detections.dataset}/{detections.split}", len(names), "sequences") as bar:
+        waiting = iter(names)
+        while len(summaries) < len(names):
+            for name in waiting:
+                parts = (frames.part(name), detections.part(name))
+                references[name], summary = load.remote(parts, association, len(protocol.classes))
+                running[summary] = name
+                if len(running) >= _LOADS_PER_WORKER * num_workers:
+                    break
+            [done], _ = ray.wait(list(running), num_returns=1)
+            name = running.pop(done)
+            try:
+                summaries[name] = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            bar.advance(note=name)
+    return SweepData(references=references, summaries=summaries)
+
+
+def features(summary: SequenceSummary) -> list[float]:
+    """What makes a sequence like others: boxes of every class, found boxes, frames."""
+    found = sum(summary.detections_per_class)
+    return [*map(float, summary.truth_per_class[:-1]), float(found), float(summary.num_frames)]
+
+
+def check_classes(data: SweepData, protocol: ScoringProtocol) -> None:
+    """Refuse detections that share no class with the truth: no trial could score.
+
+    Raises:
+        ValueError: names the classes of both.
+    """
+    summaries = data.summaries.values()
+    truth, found = (
+        np.sum([getattr(summary, name) for summary in summaries], axis=0)
+        for name in ("truth_per_class", "detections_per_class")
+    )
+    if found[-1]:
+        raise ValueError(
+            f"{int(found[-1])} detections are of classes that {protocol.name} does not have; infer "
+            "again with weights whose classes are the benchmark's"
+        )
+    if found.sum() and truth[:-1].sum() and not (truth[:-1] * found[:-1]).any():
+        names = [
+            ", ".join(protocol.classes[i] for i in np.flatnonzero(counts[:-1]))
+            for counts in (truth, found)
+        ]
+        raise ValueError(
+            f"the truth has {names[0]}, the detections are of {names[1]}: no class in common; the "
+            "detections are of another data set or of weights with other classes"
+        )
+
+
+def _load(
+    parts: tuple[Part, Part], association: AssociationConfig, num_classes: int
+) -> tuple[ReplaySequence, SequenceSummary]:
+    sequence = load_sequence(parts, build_tracker(association))
+    summary = SequenceSummary(
+        num_frames=sequence.truth.num_frames,
+        truth_per_class=_count(sequence.truth.annotations.class_index, num_classes),
+        detections_per_class=_count(sequence.detections.class_indices, num_classes),
+        num_bytes=sequence.num_bytes,
+    )
+    return sequence, summary
+
+
+def _count(class_indices: Any, num_classes: int) -> tuple[int, ...]:
+    """Rows of every class, and of none of them."""
+    is_known = (class_indices >= 0) & (class_indices < num_classes)
+    known = np.bincount(class_indices[is_known].astype(np.int64), minlength=num_classes)
+    return (*known.tolist(), int((~is_known).sum()))
