@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pipeline.plots import line_chart, nice_ticks, thin
+from pipeline.axes import nice_ticks
+from pipeline.plots import line_chart, thin
 
 SVG = "{http://www.w3.org/2000/svg}"
 
