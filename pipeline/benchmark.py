@@ -167,9 +167,12 @@ class _Benchmark:
                 continue
             for tracker in self._suite.trackers:
                 for rules in rules_for(self._suite, frames.details()["benchmark"]):
-                    contestant = _contestant(entry, tracker, found, data.notes)
-                    what = f"{tracker.name}, {place}, {rules.protocol} rules"
-                    self._attempt(what, self._enter, frames, weights, entry, contestant, rules)
+                    self._attempt(
+                        f"{tracker.name}, {place}, {rules.protocol} rules",
+                        self._enter,
+                        _contestant(entry, tracker, found, data.notes),
+                        *(tracker.name, frames, weights, entry, rules),
+                    )
 
     def _store(self, data: DataSet) -> Artefact:
         if data.frames is not None:
@@ -208,13 +211,14 @@ class _Benchmark:
 
     def _enter(
         self,
+        contestant: Contestant,
+        label: str,
         frames: Artefact,
         weights: Artefact,
         entry: Weights,
-        contestant: Contestant,
         rules: EvaluationConfig,
     ) -> None:
-        with Step(self._say, f"  {contestant.title.removeprefix(entry.title + ', ')}") as step:
+        with Step(self._say, label) as step:
             result = compete(frames, contestant, rules, num_workers=self._options.num_workers)
             step.done(_in_short(rules, result.metrics), result.scores)
         row = self._known_rows(frames).get(row_fingerprint(result))

@@ -56,6 +56,12 @@ def printed_folders(output: str, output_root: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_overrides() -> tuple[str, ...]:
+    """What makes the recipe tiny, for tests that take it up by another way than the main job."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three train and two val sequences of eight frames, four stills."""
     root = tmp_path_factory.mktemp("raw") / "bdd100k"
