@@ -17,6 +17,7 @@ import pytest
 from pipeline.leaderboard import ResultRow
 from pipeline.runlog import FINGERPRINT_TAG, PROCESS_TAG, RESULT_FILE, RunLog
 from pipeline.runlog_address import RunLogError
+from pipeline.runlog_content import ChildRun
 from pipeline.store import Artefact
 
 pytestmark = pytest.mark.slow
@@ -348,3 +349,59 @@ def test_a_server_that_goes_away_is_one_error_and_training_goes_on(
 
 def test_usage_is_not_reported_to_anybody(log: RunLog) -> None:
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def _child(number: int, status: Any = "FINISHED", **changes: Any) -> ChildRun:
+    usual: dict[str, Any] = {
+        "name": f"trial {number}",
+        "status": status,
+        "params": {"association.match_score_thr": 0.1 * number},
+        "metrics": {"mMOTA": 30.0 + number, "MOTP": None},
+        "tags": {"trial_state": "complete"},
+        "seconds": 12.5,
+    }
+    return ChildRun(**{**usual, **changes})
+
+
+def test_children_lie_under_their_parent_with_their_status(log: RunLog) -> None:
+    with log.process_run("parent", config=_Config(), inputs={}) as run:
+        run.log_children([_child(0), _child(1, "KILLED"), _child(2, "FAILED", metrics={})])
+    client = _client(log)
+    condition = f"tags.`mlflow.parentRunId` = '{run.run_id}'"
+    experiment = client.get_run(run.run_id).info.experiment_id
+    children = {child.info.run_name: child for child in client.search_runs([experiment], condition)}
+    assert {name: child.info.status for name, child in children.items()} == {
+        "trial 0": "FINISHED",
+        "trial 1": "KILLED",
+        "trial 2": "FAILED",
+    }
+    assert children["trial 1"].data.metrics == {"mMOTA": 31.0}
+    assert children["trial 1"].data.params == {"association.match_score_thr": "0.1"}
+    assert children["trial 1"].data.tags["trial_state"] == "complete"
+    info = children["trial 0"].info
+    assert info.end_time - info.start_time == pytest.approx(12_500, abs=5)
+
+
+def test_a_run_goes_on_and_its_children_are_not_written_twice(log: RunLog) -> None:
+    with log.process_run("cut off", config=_Config(), inputs={}) as run:
+        run.log_children([_child(0), _child(1)])
+    client = _client(log)
+    experiment = client.get_run(run.run_id).info.experiment_id
+    tags = {"mlflow.parentRunId": run.run_id}
+    half = client.create_run(experiment, run_name="trial 2", tags=tags).info.run_id
+    with log.process_run("other name", config=_Config(), inputs={}, resume=run.run_id) as again:
+        assert again.run_id == run.run_id
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+        again.log_children([_child(number) for number in range(4)], look_up=True)
+    condition = f"tags.`mlflow.parentRunId` = '{run.run_id}'"
+    children = client.search_runs([experiment], condition)
+    assert sorted(child.info.run_name for child in children) == [f"trial {n}" for n in range(4)]
+    assert half not in {child.info.run_id for child in children}
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_mlflow_does_not_have_is_made_anew(log: RunLog) -> None:
+    with log.process_run("anew", config=_Config(), inputs={}, resume="f" * 32) as run:
+        pass
+    assert run.run_id != "f" * 32
+    assert _client(log).get_run(run.run_id).data.params["recipe"] == "small"

@@ -1,7 +1,5 @@
 """The root of all artefacts on an S3 endpoint: same results, same promises as a local folder."""
 
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,30 +20,10 @@ from pipeline.ingest import DataConfig, ingest
 from pipeline.model_store import adopt_weights
 from pipeline.scores import REPORT_FILE, REPORT_PART, score
 from pipeline.store import Artefact, Part, encode_name, open_artefact
+from tests.remote.conftest import BUCKET
 from tests.training_scene import MODEL
 
 pytestmark = pytest.mark.slow
-
-BUCKET = "quasar"
-
-
-@pytest.fixture(scope="module")
-def s3_root() -> Iterator[str]:
-    """URI of a folder in a bucket of an S3 server on loopback.
-
-    Dummy credentials come from the environment (tests/conftest.py), as they would for a user.
-    """
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    endpoint = f"scheme=http&endpoint_override=127.0.0.1%3A{port}"
-    client, _ = pafs.FileSystem.from_uri(f"s3://{BUCKET}?{endpoint}&allow_bucket_creation=true")
-    client.create_dir(BUCKET)
-    yield f"s3://{BUCKET}/some folder?{endpoint}".replace(" ", "%20")
-    server.stop()
 
 
 @dataclass(frozen=True)
