@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from datasets.video import iterate_frames, probe_video
+from pipeline.diagnose import diagnose
 from pipeline.overlay import clips_of_errors, images_of
 from pipeline.store import Artefact
 from pipeline.videos import render_errors, render_sequences
@@ -76,16 +77,20 @@ def test_an_unknown_sequence_names_its_neighbours(stored: Stored, tmp_path: Path
 
 
 def test_a_page_takes_few_clips_of_limited_size(stored: Stored) -> None:
-    from pipeline.diagnose import diagnose
-
     frames, tracks = stored
     diagnosis = diagnose(frames, tracks)
-    classes, errors = diagnosis.protocol.classes, diagnosis.worst("switched")
-    both = clips_of_errors(frames, tracks, classes, errors, limit=9, limit_bytes=1 << 20)
+
+    def clips(limit: int, limit_bytes: int) -> list[bytes]:
+        errors = diagnosis.worst("switched")
+        classes = diagnosis.protocol.classes
+        return clips_of_errors(
+            frames, tracks, classes, errors, limit=limit, limit_bytes=limit_bytes
+        )
+
+    both = clips(9, 1 << 20)
     assert len(both) == 2
     assert all(clip[4:8] == b"ftyp" for clip in both)
-    assert (
-        clips_of_errors(frames, tracks, classes, errors, limit=1, limit_bytes=1 << 20) == both[:1]
-    )
-    limit = len(both[0]) + 1
-    assert clips_of_errors(frames, tracks, classes, errors, limit=9, limit_bytes=limit) == both[:1]
+    assert len(clips(1, 1 << 20)) == 1
+    # Only sizes are compared: the encoder's bytes may differ from one call to the next.
+    assert len(clips(9, len(both[0]) + len(both[1]) // 2)) == 1
+    assert clips(9, 1000) == []
