@@ -152,10 +152,13 @@ class Leaderboard:
     def rules(self) -> str:
         """Under which conditions the rows were compared, in one sentence."""
         ranked = ", then ".join(self.ranked_by)
+        return f"{self.protocol} rules, ranked by {ranked}; truth: {self.truth or 'not stated'}"
+
+    @property
+    def legend(self) -> str:
+        """What brackets behind a number hold; empty where no row has any."""
         has_intervals = any(entry.row.intervals for entry in self.entries)
-        brackets = "; [in brackets]: 95 % of resamples of the sequences" if has_intervals else ""
-        truth = self.truth or "not stated"
-        return f"{self.protocol} rules, ranked by {ranked}; truth: {truth}{brackets}"
+        return "In brackets: 95 % of resamples of the sequences." if has_intervals else ""
 
 
 def headline_numbers(table: Table) -> dict[str, Number]:

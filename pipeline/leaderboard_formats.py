@@ -33,9 +33,6 @@ PROVENANCE: Final[Mapping[str, str]] = {
 }
 """What is stated with every number: label to field of the row."""
 
-INTERVAL_LABEL: Final = "95 % of"
-"""Stands before the intervals of metrics."""
-
 _NAME_WIDTH: Final = 52
 _GAP: Final = "  "
 
@@ -116,7 +113,7 @@ def format_markdown(leaderboards: Sequence[Leaderboard]) -> str:
             head = [_rank(entry), label_of(entry)]
             numbers.append([*head, *_cells_with_intervals(entry, board.metrics)])
             provenance.append([*head, *provenance_of(entry.row).values(), entry.row.notes])
-        sections += [f"## {_escape(board.title)}", _escape(board.rules)]
+        sections += [f"## {_escape(board.title)}", _escape(f"{board.rules}. {board.legend}")]
         sections += [_markdown_table(numbers, numeric_from=2), _markdown_table(provenance)]
     return "\n\n".join(sections) + "\n"
 
@@ -166,7 +163,7 @@ def _facts(row: ResultRow, ranked_by: Sequence[str]) -> dict[str, str]:
         for name in ranked_by
         if name in row.intervals
     ]
-    ours = {INTERVAL_LABEL: ", ".join(deciding), "notes": row.notes}
+    ours = {"95 %": ", ".join(deciding), "notes": row.notes}
     return provenance_of(row) | {label: text for label, text in ours.items() if text}
 
 

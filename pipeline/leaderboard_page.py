@@ -63,7 +63,7 @@ def _section(board: Leaderboard, index: int) -> str:
     chart = figure(hota_chart(hota), "HOTA over the localisation threshold") if hota else ""
     return f"""<section>
 <h2>{title}</h2>
-<p class="muted">{escape(board.rules)}</p>
+<p class="muted">{escape(f"{board.rules}. {board.legend}")}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Scores on {title}">
 <table class="board">
 <thead><tr>{_headers(board)}</tr></thead>

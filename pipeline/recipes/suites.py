@@ -54,11 +54,18 @@ def find_suite(name: str, data_root: str, weights: str | None = None) -> Suite:
 
 
 def _own_and_baselines(recipe: str) -> tuple[NamedTracker, ...]:
-    overlap = overlap_baseline(find_recipe(recipe).association)
+    """The recipe's own tracker first.
+
+    Which score starts a track is a question to the detector, so SORT and ByteTrack take the own
+    tracker's answer; OC-SORT has no such setting.
+    """
+    own = find_recipe(recipe).association
+    overlap = overlap_baseline(own)
+    births = overlap.init_score_thr
     return (
         OWN_TRACKER,
         NamedTracker(name="overlap only", association=overlap),
-        NamedTracker(name="SORT", association=SortConfig()),
-        NamedTracker(name="ByteTrack", association=ByteTrackConfig()),
+        NamedTracker(name="SORT", association=SortConfig(init_score_thr=births)),
+        NamedTracker(name="ByteTrack", association=ByteTrackConfig(init_score_thr=births)),
         NamedTracker(name="OC-SORT", association=OcSortConfig()),
     )

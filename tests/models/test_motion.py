@@ -233,7 +233,7 @@ def test_every_setting_reaches_the_library() -> None:
     steady = OcSortConfig(direction_weight=1.0)
     changes: list[tuple[MotionConfig, dict[str, Any]]] = [
         (SortConfig(), {"init_score_thr": 0.8, "match_iou_thr": 0.7}),
-        (SortConfig(), {"min_frames": 2, "max_missed_frames": 0}),
+        (SortConfig(), {"min_frames": 4, "max_missed_frames": 0}),
         (ByteTrackConfig(), {"init_score_thr": 0.9, "high_score_thr": 0.3, "match_iou_thr": 0.7}),
         (ByteTrackConfig(), {"min_frames": 4, "max_missed_frames": 0}),
         (steady, {"high_score_thr": 0.3, "match_iou_thr": 0.7, "direction_weight": 0.0}),
@@ -248,7 +248,7 @@ def test_every_setting_reaches_the_library() -> None:
 
 def test_bad_input_is_named_and_changes_nothing() -> None:
     boxes, scores, classes, none = frame((0, 0.9, 0))
-    tracker = MotionTracker(SortConfig(min_frames=2))
+    tracker = MotionTracker(SortConfig())
     tracker.update(3, boxes, scores, classes, none)
     with pytest.raises(ValueError, match="frame 4: boxes_xyxy holds nan in row 0"):
         tracker.update(4, boxes * np.nan, scores, classes, none)

@@ -214,8 +214,8 @@ def test_brackets_are_explained_where_there_are_some(make_row: MakeRow) -> None:
     (without,), (with_some,) = (
         rank([make_row("a", intervals=found)]) for found in ({}, {"mMOTA": (1.0, 2.0)})
     )
-    assert "brackets" not in without.rules
-    assert with_some.rules == f"{without.rules}; [in brackets]: 95 % of resamples of the sequences"
+    assert without.legend == ""
+    assert with_some.legend == "In brackets: 95 % of resamples of the sequences."
 
 
 def test_no_interval_is_no_text() -> None:

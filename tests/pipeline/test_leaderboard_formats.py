@@ -129,7 +129,7 @@ def test_intervals_stand_where_there_is_room(
     wide = {"mMOTA": (12.0, 34.567), "FP": (80.5, 200.0), "MOTA": (60.0, 70.0)}
     boards = rank([replace(full_row, intervals=wide), make_row("old", metrics={"mMOTA": 1.0})])
     text = format_text(boards)
-    assert "    95 % of    mMOTA [12.00, 34.57]\n" in text
+    assert "    95 %       mMOTA [12.00, 34.57]\n" in text
     assert text.count("[60.00") == 0, "only of what decides"
     first, second = list(csv.DictReader(io.StringIO(format_csv(boards))))
     assert (first["mMOTA low"], first["mMOTA high"], first["FP high"]) == (
@@ -143,5 +143,6 @@ def test_intervals_stand_where_there_is_room(
     assert "| 24.32 \\[12.00, 34.57\\] |" in markdown
     assert "| 126 \\[80, 200\\] |" in markdown
     assert "| 1.00 |" in markdown
+    assert ". In brackets: 95 % of" in markdown
     rows = json.loads(format_json(boards))["leaderboards"][0]["rows"]
     assert rows[0]["intervals"]["FP"] == [80.5, 200.0]

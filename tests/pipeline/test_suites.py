@@ -151,7 +151,8 @@ def test_named_suites_compare_the_own_tracker_with_the_baselines(name: str) -> N
     overlap = suite.trackers[1].association
     assert overlap == overlap_baseline(own)
     assert isinstance(overlap, OverlapConfig)
-    assert overlap.init_score_thr == own.init_score_thr
+    births = {t.name: getattr(t.association, "init_score_thr", None) for t in suite.trackers[1:4]}
+    assert births == dict.fromkeys(("overlap only", "SORT", "ByteTrack"), own.init_score_thr)
 
 
 def test_an_unknown_suite_lists_the_nearest() -> None:
