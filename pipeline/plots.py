@@ -25,7 +25,8 @@ _WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 12, 42
 _LEGEND_LINE: Final = 17
 _BAR_LINE: Final = 22
-_CHARACTER_PX: Final = 6.4
+_CHARACTER_PX: Final = 7.5
+"""Of wide fonts, which some systems have."""
 _MAX_POINTS: Final = 200
 _MAX_LABEL: Final = 48
 _STAR: Final = [
@@ -37,7 +38,8 @@ _STAR: Final = [
 _STANDALONE_STYLE: Final = """
 svg{font:12px sans-serif;background:#fff}.axis{stroke:#888}.grid{stroke:#e3e3e3}.label{fill:#333}
 .line,.ring,.cross{fill:none;stroke:currentColor}.line{stroke-width:1.8}
-.dashed{stroke-dasharray:5 3}.cross{stroke-width:1.5}.dot{fill:currentColor;fill-opacity:.6}
+.dashed{stroke-dasharray:5 3}.cross{stroke-width:1.5}.dot{fill:currentColor;fill-opacity:.65}
+.dot{stroke:#fff;stroke-width:.6}
 .diamond,.star{fill:currentColor;stroke:#fff}.cell,.bar{fill:currentColor}
 .series0{color:#0072b2}.series1{color:#d55e00}.series2{color:#009e73}
 .series3{color:#a65fc4}.series4{color:#b07d00}.series5{color:#56677a}
@@ -275,9 +277,7 @@ def _legend(layers: Sequence[Layer], left: float) -> tuple[str, int]:
         text = layer.ends[0] if isinstance(layer, Cells) else _short(layer.label)
         if not text:
             continue
-        width = 40 + _CHARACTER_PX * len(text)
-        if isinstance(layer, Cells):
-            width += 10 * NUM_SHADES + _CHARACTER_PX * len(layer.ends[1])
+        width = _sign_width(layer) + _CHARACTER_PX * len(text)
         if x > left and x + width > _WIDTH:
             x, y = left, y + _LEGEND_LINE
         parts.append(_legend_entry(layer, x, y))
@@ -297,10 +297,16 @@ def _legend_entry(layer: Layer, x: float, y: float) -> str:
         return _text(x, y + 4, faint, "start") + shades + _text(end, y + 4, strong, "start")
     if isinstance(layer, Line):
         sign = f'<line class="{_line(layer.colour)}" x1="{x}" x2="{x + 18}" y1="{y}" y2="{y}"/>'
-    else:
-        mark = _mark(x + 9, y, layer.shape)
-        sign = f'<g class="{layer.shape} series{layer.colour}">{mark}</g>'
-    return sign + _text(x + 23, y + 4, _short(layer.label), "start")
+        return sign + _text(x + 23, y + 4, _short(layer.label), "start")
+    sign = f'<g class="{layer.shape} series{layer.colour}">{_mark(x + 6, y, layer.shape)}</g>'
+    return sign + _text(x + 15, y + 4, _short(layer.label), "start")
+
+
+def _sign_width(layer: Layer) -> float:
+    """Room in the legend for all but the text."""
+    if isinstance(layer, Cells):
+        return 24 + 10 * NUM_SHADES + _CHARACTER_PX * len(layer.ends[1])
+    return 38 if isinstance(layer, Line) else 28
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:

@@ -15,7 +15,7 @@ from datasets.schema import Float64
 from models.search_space import Choices, Dimension
 from pipeline.axes import Axis, category_axis, range_axis, score_axis
 from pipeline.plots import Cells, Layer, Line, Marks, Point, Shape, bar_chart, chart
-from pipeline.search.importance import comparable_scores, importances
+from pipeline.search.importance import Scored, comparable_scores, importances
 from pipeline.search.ranking import best_trials
 from pipeline.search.space import SEARCHED, is_whole
 from pipeline.search.study import FinishedTrial
@@ -41,6 +41,19 @@ class _Search:
     objectives: Sequence[str]
     directions: Sequence[str]
     standalone: bool
+
+    def narrow(self, start: int, stop: int) -> "_Search":
+        """With these objectives alone."""
+        trials = [
+            trial if trial.values is None else replace(trial, values=trial.values[start:stop])
+            for trial in self.trials
+        ]
+        return replace(
+            self,
+            trials=trials,
+            objectives=self.objectives[start:stop],
+            directions=self.directions[start:stop],
+        )
 
     def draw(self, x_axis: Axis, y_axis: Axis, layers: Sequence[Layer], title: str) -> str:
         return chart(x_axis, y_axis, layers, title=title, standalone=self.standalone)
@@ -80,9 +93,11 @@ def sweep_charts(
     is_one = len(objectives) == 1
     charts = {}
     for index, name in enumerate(objectives):
-        charts["history" if is_one else f"history-{name}"] = _history(search, index)
+        charts["history" if is_one else f"history-{name}"] = _history(
+            search.narrow(index, index + 1)
+        )
     if not is_one:
-        charts["pareto"] = _pareto(search)
+        charts["pareto"] = _pareto(search.narrow(0, 2))
     shares = [_importances(search, index) for index in range(len(objectives))]
     for name, share in zip(objectives, shares, strict=True):
         if share:
@@ -125,32 +140,33 @@ def format_setting(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _history(search: _Search, objective: int) -> str:
-    name, direction = search.objectives[objective], search.directions[objective]
+def _history(search: _Search) -> str:
+    """Of a search with one objective."""
+    [name], [direction] = search.objectives, search.directions
 
     def place(trial: FinishedTrial) -> Point | None:
-        score = reached(trial, objective)
+        score = reached(trial, 0)
         return None if score is None else (float(trial.number), score)
 
     last = float(max(search.trials[-1].number, 1))
     records: list[Point] = []
     for trial in search.trials:
         if trial.values is not None:
-            score = trial.values[objective]
+            score = trial.values[0]
             if not records or _is_better(score, records[-1][1], direction):
                 records.append((float(trial.number), score))
     steps = _steps([*records, (last, records[-1][1])]) if records else []
-    y_axis = _score_axis(search, objective)
+    y_axis = _score_axis(search, 0)
     worst = y_axis.low if direction == "maximize" else y_axis.high
-    layers: list[Layer] = [
-        Line(label="best so far", points=steps, colour=_ORANGE),
-        *_marks(search.trials, place, [direction]),
-    ]
     failed = {
         f"trial {trial.number}: {trial.reason}": (float(trial.number), worst)
         for trial in search.trials
         if trial.state == "failed"
     }
+    layers: list[Layer] = [
+        Line(label="best so far", points=steps, colour=_ORANGE),
+        *_marks(search, place),
+    ]
     if failed:
         layers.append(Marks(label="failed", points=failed, colour=_GREY, shape="cross"))
     x_axis = range_axis("trial", 0, last, is_whole=True)
@@ -158,24 +174,15 @@ def _history(search: _Search, objective: int) -> str:
 
 
 def _pareto(search: _Search) -> str:
-    """The first two objectives, and the front of these two."""
-    trials = [
-        replace(trial, values=trial.values[:2])
-        for trial in search.trials
-        if trial.values is not None
-    ]
+    """Of a search with two objectives."""
 
     def place(trial: FinishedTrial) -> Point | None:
         return None if trial.values is None else (trial.values[0], trial.values[1])
 
-    directions = search.directions[:2]
-    front = [place(trial) for trial in best_trials(trials, directions)]
+    front = [place(trial) for trial in best_trials(search.trials, search.directions)]
     steps = _steps([point for point in front if point is not None])
-    layers: list[Layer] = [
-        Line(label="", points=steps, colour=_ORANGE),
-        *_marks(trials, place, directions),
-    ]
-    title = f"{search.objectives[0]} and {search.objectives[1]}"
+    layers: list[Layer] = [Line(label="", points=steps, colour=_ORANGE), *_marks(search, place)]
+    title = " and ".join(search.objectives)
     return search.draw(_score_axis(search, 0), _score_axis(search, 1), layers, title)
 
 
@@ -191,7 +198,7 @@ def _slice(search: _Search, path: str) -> str:
             position += _JITTER * ((trial.number * _GOLDEN) % 1 - 0.5)
         return position, score
 
-    layers = _marks(search.trials, place, search.directions)
+    layers = _marks(search, place)
     own = search.trials[0].settings[path]
     if _position(dimension, own) is None:
         label = f"recipe's own: {format_setting(own)}, outside"
@@ -203,17 +210,16 @@ def _slice(search: _Search, path: str) -> str:
 def _contour(search: _Search, first: str, second: str) -> str:
     # Names of choices have more room below than beside.
     x_path, y_path = (second, first) if _is_choice(search, second) else (first, second)
-    scored, num_sequences = comparable_scores(search.trials)
-    scores = {entry.trial.number: entry.score for entry in scored}
+    scored, num_sequences = _comparable(search, 0)
+    scores = {trial.number: score for trial, score in scored}
 
     def place(trial: FinishedTrial) -> Point | None:
         x, y = (_position(search.space[path], trial.settings[path]) for path in (x_path, y_path))
         return None if x is None or y is None or trial.number not in scores else (x, y)
 
     x_axis, y_axis = (_axis(path, search.space[path]) for path in (x_path, y_path))
-    limits = score_axis("", list(scores.values()), maximise=search.directions[0] == "maximize")
     known = [
-        (x_axis.share(point[0]), y_axis.share(point[1]), limits.clip(scores[trial.number]))
+        (x_axis.share(point[0]), y_axis.share(point[1]), scores[trial.number])
         for trial in search.trials
         if (point := place(trial)) is not None
     ]
@@ -223,7 +229,7 @@ def _contour(search: _Search, first: str, second: str) -> str:
         (_is_choice(search, x_path), _is_choice(search, y_path)),
     )
     cells = _shade(surface, search, num_sequences)
-    layers = [cells, *_marks(search.trials, place, search.directions)]
+    layers = [cells, *_marks(search, place)]
     title = f"{search.objectives[0]} by {field_name(x_path)} and {field_name(y_path)}"
     return search.draw(x_axis, y_axis, layers, title)
 
@@ -274,12 +280,10 @@ def _shade(surface: Float64, search: _Search, num_sequences: int | None) -> Cell
     )
 
 
-def _marks(
-    trials: Sequence[FinishedTrial], place: _Place, directions: Sequence[str]
-) -> list[Layer]:
+def _marks(search: _Search, place: _Place) -> list[Layer]:
     """Scored trials where they have a place, by what they are; those that matter on top."""
-    is_one = len(directions) == 1
-    best = best_trials(trials, directions)[: 1 if is_one else None]
+    trials, is_one = search.trials, len(search.objectives) == 1
+    best = best_trials(trials, search.directions)[: 1 if is_one else None]
     special = {0, *(trial.number for trial in best)}
     others = [trial for trial in trials if trial.number not in special]
     groups: tuple[tuple[str, int, Shape, Iterable[FinishedTrial]], ...] = (
@@ -308,8 +312,19 @@ def _describe(trial: FinishedTrial) -> str:
 
 
 def _importances(search: _Search, objective: int) -> dict[str, float]:
-    scored, _ = comparable_scores(search.trials, objective)
+    scored, _ = _comparable(search, objective)
     return importances(scored, search.space, search.directions[objective])
+
+
+def _comparable(search: _Search, objective: int) -> tuple[list[Scored], int | None]:
+    """See `comparable_scores`; a few very bad ones are as bad as the axis of scores shows them."""
+    scored, num_sequences = comparable_scores(search.trials, objective)
+    axis = score_axis(
+        "",
+        [score for _, score in scored],
+        maximise=search.directions[objective] == "maximize",
+    )
+    return [Scored(trial, axis.clip(score)) for trial, score in scored], num_sequences
 
 
 def _score_axis(search: _Search, objective: int) -> Axis:
