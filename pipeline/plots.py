@@ -38,8 +38,7 @@ _STAR: Final = [
 _STANDALONE_STYLE: Final = """
 svg{font:12px sans-serif;background:#fff}.axis{stroke:#888}.grid{stroke:#e3e3e3}.label{fill:#333}
 .line,.ring,.cross{fill:none;stroke:currentColor}.line{stroke-width:1.8}
-.dashed{stroke-dasharray:5 3}.cross{stroke-width:1.5}.dot{fill:currentColor;fill-opacity:.65}
-.dot{stroke:#fff;stroke-width:.6}
+.dashed{stroke-dasharray:5 3}.cross{stroke-width:1.5}.ring{stroke-opacity:.55}.dot{fill:currentColor;fill-opacity:.8;stroke:#fff;stroke-width:.6}
 .diamond,.star{fill:currentColor;stroke:#fff}.cell,.bar{fill:currentColor}
 .series0{color:#0072b2}.series1{color:#d55e00}.series2{color:#009e73}
 .series3{color:#a65fc4}.series4{color:#b07d00}.series5{color:#56677a}
@@ -217,7 +216,7 @@ def _draw(layer: Layer, frame: _Frame) -> str:
 
 def _mark(x: float, y: float, shape: Shape, inside: str = "") -> str:
     if shape in ("dot", "ring"):
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6">{inside}</circle>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.8">{inside}</circle>'
     if shape == "star":
         corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in _STAR)
         return f'<polygon points="{corners}">{inside}</polygon>'

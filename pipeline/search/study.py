@@ -1,8 +1,8 @@
 """The study of a sweep: the only truth about its trials, in a database that survives everything.
 
-Only this file and `proposals` know Optuna. A trial enters the study when it is finished, whole, in
-one transaction and in the order of its number; so a process that dies at any moment leaves a study
-without half trials, and going on needs nothing but the study.
+Only this file, `proposals` and `importance` know Optuna. A trial enters the study when it is
+finished, whole, in one transaction and in the order of its number; so a process that dies at any
+moment leaves a study without half trials, and going on needs nothing but the study.
 """
 
 import fcntl
