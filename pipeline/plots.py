@@ -38,7 +38,8 @@ _STAR: Final = [
 _STANDALONE_STYLE: Final = """
 svg{font:12px sans-serif;background:#fff}.axis{stroke:#888}.grid{stroke:#e3e3e3}.label{fill:#333}
 .line,.ring,.cross{fill:none;stroke:currentColor}.line{stroke-width:1.8}
-.dashed{stroke-dasharray:5 3}.cross{stroke-width:1.5}.ring{stroke-opacity:.55}.dot{fill:currentColor;fill-opacity:.8;stroke:#fff;stroke-width:.6}
+.dashed{stroke-dasharray:5 3}.cross{stroke-width:1.5}
+.ring{stroke-opacity:.55}.dot{fill:currentColor;fill-opacity:.8;stroke:#fff;stroke-width:.6}
 .diamond,.star{fill:currentColor;stroke:#fff}.cell,.bar{fill:currentColor}
 .series0{color:#0072b2}.series1{color:#d55e00}.series2{color:#009e73}
 .series3{color:#a65fc4}.series4{color:#b07d00}.series5{color:#56677a}

@@ -190,18 +190,13 @@ def _slice(search: _Search, path: str) -> str:
     dimension = search.space[path]
 
     def place(trial: FinishedTrial) -> Point | None:
-        score = reached(trial, 0)
-        position = _position(dimension, trial.settings[path])
-        if score is None or position is None:
-            return None
-        if isinstance(dimension, Choices):
-            position += _JITTER * ((trial.number * _GOLDEN) % 1 - 0.5)
-        return position, score
+        score, position = reached(trial, 0), _position(dimension, trial, path)
+        return None if score is None or position is None else (position, score)
 
     layers = _marks(search, place)
-    own = search.trials[0].settings[path]
-    if _position(dimension, own) is None:
-        label = f"recipe's own: {format_setting(own)}, outside"
+    own = search.trials[0]
+    if _position(dimension, own, path) is None:
+        label = f"recipe's own: {format_setting(own.settings[path])}, outside"
         layers.append(Marks(label=label, points={}, colour=_GREEN, shape="diamond"))
     title = f"{search.objectives[0]} by {field_name(path)}"
     return search.draw(_axis(path, dimension), _score_axis(search, 0), layers, title)
@@ -214,7 +209,7 @@ def _contour(search: _Search, first: str, second: str) -> str:
     scores = {trial.number: score for trial, score in scored}
 
     def place(trial: FinishedTrial) -> Point | None:
-        x, y = (_position(search.space[path], trial.settings[path]) for path in (x_path, y_path))
+        x, y = (_position(search.space[path], trial, path) for path in (x_path, y_path))
         return None if x is None or y is None or trial.number not in scores else (x, y)
 
     x_axis, y_axis = (_axis(path, search.space[path]) for path in (x_path, y_path))
@@ -345,10 +340,13 @@ def _axis(path: str, dimension: Dimension) -> Axis:
     )
 
 
-def _position(dimension: Dimension, value: Any) -> float | None:
-    """Where a setting lies on its axis; None outside, where the recipe's own may be."""
+def _position(dimension: Dimension, trial: FinishedTrial, path: str) -> float | None:
+    """Where a trial lies on the axis of a setting; None outside, where the recipe's own may be."""
+    value = trial.settings[path]
     if isinstance(dimension, Choices):
-        return float(dimension.values.index(value)) if value in dimension.values else None
+        if value not in dimension.values:
+            return None
+        return dimension.values.index(value) + _JITTER * ((trial.number * _GOLDEN) % 1 - 0.5)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and dimension.low <= value <= dimension.high else None
 
