@@ -28,6 +28,7 @@ _REACH: Final = 0.08
 _JITTER: Final = 0.5
 """How far the marks of one choice are spread, of the distance to the next."""
 _GOLDEN: Final = 0.618034
+"""Fractions of its multiples spread evenly, without random numbers."""
 
 _Place = Callable[[FinishedTrial], Point | None]
 
