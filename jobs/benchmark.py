@@ -76,7 +76,7 @@ def _print_outcome(outcome: "Outcome", root: str) -> None:
     if outcome.rows:
         print()
         print(format_text(rank(outcome.rows)))
-    if outcome.num_new:
+    if outcome.num_new or outcome.failures:
         print(f"{outcome.num_new} of {len(outcome.rows)} rows are new on the leaderboard")
     else:
         print(f"nothing to do: all {len(outcome.rows)} rows were on the leaderboard already")
