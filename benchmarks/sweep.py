@@ -34,12 +34,18 @@ from pipeline.evaluate import EvaluationConfig, build_protocol
 from pipeline.frames import read_truth
 from pipeline.overrides import apply_overrides
 from pipeline.recipes import find_recipe
-from pipeline.search.batch import Plan, ReplayTask, replay_task, run_batch
+from pipeline.search.batch import Plan, run_batch
 from pipeline.search.data import SweepData, load_all
 from pipeline.search.proposals import Proposal
 from pipeline.search.space import default_space
 from pipeline.search.study import resolve_storage
-from pipeline.search.trial import Replayed, load_sequence, replay_sequence
+from pipeline.search.trial import (
+    Replayed,
+    ReplayTask,
+    load_sequence,
+    replay_sequence,
+    replay_task,
+)
 from pipeline.search.workers import TunePool
 from pipeline.store import Artefact
 

@@ -102,8 +102,8 @@ def check_made_from(frames: Artefact, detections: Artefact) -> None:
     missing = sorted(set(frames.sequences()) ^ set(detections.sequences()))
     if missing:
         raise StoreError(
-            f"{detections.folder} and {frames.folder} do not hold the same sequences: {missing[0]!r} "
-            "is in one of them only; run jobs.infer again"
+            f"{detections.folder} and {frames.folder} do not hold the same sequences: "
+            f"{missing[0]!r} is in one of them only; run jobs.infer again"
         )
 
 

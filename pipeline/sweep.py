@@ -27,7 +27,7 @@ from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.overrides import apply_overrides
 from pipeline.progress import Progress
 from pipeline.runlog import ProcessRun, RunLog
-from pipeline.search.batch import Plan, headline, replay_task, run_batch
+from pipeline.search.batch import Plan, headline, run_batch
 from pipeline.search.data import SweepData, check_classes, features, load_all
 from pipeline.search.proposals import Proposal, check_sampler, propose
 from pipeline.search.ranking import best_trials
@@ -35,6 +35,7 @@ from pipeline.search.report import TRIAL_PREFIX, report_files, trial_run
 from pipeline.search.rungs import REDUCTION, rung_sizes, stratified_order
 from pipeline.search.space import describe, own_settings
 from pipeline.search.study import FinishedTrial, Study
+from pipeline.search.trial import replay_task
 from pipeline.search.workers import TunePool
 from pipeline.store import Artefact
 

@@ -4,40 +4,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from pipeline.associate import AssociationConfig, build_tracker
+from pipeline.associate import AssociationConfig
 from pipeline.evaluate import tabulate
 from pipeline.leaderboard import LESS_IS_BETTER, headline_numbers
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.search.proposals import Proposal
 from pipeline.search.rungs import promoted
 from pipeline.search.study import FinishedTrial
-from pipeline.search.trial import Replayed, SequenceFields, check_settings, replay_sequence
+from pipeline.search.trial import Replayed, ReplayTask, SequenceFields, check_settings
 from pipeline.search.workers import DROPPED, Outcome, TunePool
 
 _FRAMES_PER_TASK: Final = 2000
 """About a quarter of a second: a hand-over costs some milliseconds."""
-
-
-class ReplayTask(NamedTuple):
-    """Some sequences for one trial."""
-
-    protocol: ScoringProtocol
-    association: AssociationConfig
-    sequences: list[tuple[str, Any]]
-    """Name, and reference to a `ReplaySequence`."""
-
-
-def replay_task(task: ReplayTask) -> dict[str, Replayed]:
-    """What a worker does with a task; nothing is copied and nothing is written."""
-    import ray
-
-    sequences = ray.get([reference for _, reference in task.sequences])
-    return {
-        name: replay_sequence(task.protocol, build_tracker(task.association), sequence)
-        for (name, _), sequence in zip(task.sequences, sequences, strict=True)
-    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ without touching a disk.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets.schema import SequenceResult, SequenceTruth
 from models.config_io import config_to_dict
@@ -14,6 +14,7 @@ from models.prepared import PreparedSequence
 from pipeline.associate import (
     AssociationConfig,
     Tracker,
+    build_tracker,
     prepare_sequence,
     read_detections,
     replay,
@@ -81,6 +82,30 @@ def replay_sequence(
     result = SequenceResult(name=truth.name, tracks=tracks, num_frames=truth.num_frames)
     fields = protocol.score_sequence(truth, result)
     return Replayed(settings=config_to_dict(tracker.config), fields=fields)
+
+
+class ReplayTask(NamedTuple):
+    """Some sequences for one trial."""
+
+    protocol: ScoringProtocol
+    association: AssociationConfig
+    sequences: list[tuple[str, Any]]
+    """Name, and reference to a `ReplaySequence`."""
+
+
+def replay_task(task: ReplayTask) -> dict[str, Replayed]:
+    """What a worker does with a task; nothing is copied and nothing is written.
+
+    It stands here, and not with the batches that make the tasks, so that workers need not import
+    what those need: 30 MiB each.
+    """
+    import ray
+
+    sequences = ray.get([reference for _, reference in task.sequences])
+    return {
+        name: replay_sequence(task.protocol, build_tracker(task.association), sequence)
+        for (name, _), sequence in zip(task.sequences, sequences, strict=True)
+    }
 
 
 def check_settings(asked: AssociationConfig, held: Mapping[str, Any]) -> None:

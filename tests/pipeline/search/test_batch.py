@@ -9,10 +9,10 @@ import pytest
 from models.qdtrack.association import TrackerConfig
 from pipeline.associate import build_tracker
 from pipeline.evaluate import EvaluationConfig, build_protocol
-from pipeline.search.batch import Plan, ReplayTask, run_batch
+from pipeline.search.batch import Plan, run_batch
 from pipeline.search.proposals import Proposal
 from pipeline.search.study import FinishedTrial
-from pipeline.search.trial import Replayed, load_sequence, replay_sequence
+from pipeline.search.trial import Replayed, ReplayTask, load_sequence, replay_sequence
 from pipeline.search.workers import DROPPED, Outcome
 from tests.sweep_scene import Stored
 
