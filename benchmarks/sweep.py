@@ -71,7 +71,7 @@ def main() -> None:
     connect(num_cpus=NUM_WORKERS)
     if {"trial", "memory", "scaling"} & set(arguments.what):
         frames, detections = make_cache(str(arguments.cache / "200"), num_sequences=200)
-        data = load_all(frames, detections, CONFIG.association, PROTOCOL, num_workers=NUM_WORKERS)
+        data = load_all(frames, detections, CONFIG.association, PROTOCOL)
         with TunePool(replay_task, NUM_WORKERS) as pool:
             seconds = time_trials(pool, data, [0.5], "warm up")
             seconds = time_trials(pool, data, [0.5], "one")

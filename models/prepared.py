@@ -187,14 +187,16 @@ class PreparedSequence:
         counts = np.zeros(len(frame_offsets), np.int64)
         counts[1:][np.diff(frame_offsets) > 0] = [len(found) for found in cells]
         parts = [frame.detections for frame in frames]
-        width = parts[0].features.shape[1] if parts else features.shape[1]
+        if not parts or not all(np.may_share_memory(part.features, features) for part in parts):
+            width = parts[0].features.shape[1] if parts else features.shape[1]
+            features = _joined((part.features for part in parts), np.float32, width)
         return cls(
             frame_offsets=frame_offsets,
             rows=_joined((frame.rows for frame in frames), np.int32),
             boxes_xyxy=_joined((part.boxes_xyxy for part in parts), np.float32, 4),
             scores=_joined((part.scores for part in parts), np.float32),
             class_indices=_joined((part.class_indices for part in parts), np.int32),
-            features=_joined((part.features for part in parts), np.float32, width),
+            features=features,  # not copied where every frame has it as it was given
             best_overlap=_joined((frame.best_overlap for frame in frames), np.float32),
             pair_offsets=np.cumsum(counts),
             pair_cells=_joined(cells, np.int32),

@@ -10,6 +10,7 @@ import difflib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -35,7 +36,7 @@ from pipeline.search.report import TRIAL_PREFIX, report_files, trial_run
 from pipeline.search.rungs import REDUCTION, rung_sizes, stratified_order
 from pipeline.search.space import describe, own_settings
 from pipeline.search.study import FinishedTrial, Study
-from pipeline.search.trial import replay_task
+from pipeline.search.trial import Replayed, ReplayTask, replay_task
 from pipeline.search.workers import TunePool
 from pipeline.store import Artefact
 
@@ -143,16 +144,25 @@ def run_sweep(
         options.directions,
         resume=places.resume,
     )
-    run_log = RunLog(places.tracking_uri, places.root)
-    with run_log.process_run(
-        f"sweep {places.study_name}",
-        config=config,
-        inputs={"detections": detections, "truth": frames},
-        tags={"kind": "sweep", "study": f"{places.storage} {places.study_name}"},
-        resume=study.get_note(_RUN_NOTE),
-    ) as run:
+    with ExitStack() as stack:
+        search = _Search(config, options, study, protocol, say)
+        if search.num_missing:  # the workers start while MLflow and the data are made ready
+            pool = stack.enter_context(TunePool(replay_task, places.num_workers))
+        run_log = RunLog(places.tracking_uri, places.root)
+        run = stack.enter_context(
+            run_log.process_run(
+                f"sweep {places.study_name}",
+                config=config,
+                inputs={"detections": detections, "truth": frames},
+                tags={"kind": "sweep", "study": f"{places.storage} {places.study_name}"},
+                resume=study.get_note(_RUN_NOTE),
+            )
+        )
         study.set_note(_RUN_NOTE, run.run_id)
-        _Search(config, options, places, study, run, protocol, say).run(frames, detections)
+        search.log_known(run)
+        if search.num_missing:
+            search.run(pool, run, frames, detections)
+            pool.close()
         trials = study.trials()
         seconds = time.monotonic() - started
         say(f"{len(trials)} trials in the study, {seconds:.0f} s")
@@ -174,55 +184,59 @@ class _Search:
         self,
         config: ExperimentConfig,
         options: SweepOptions,
-        places: SweepPlaces,
         study: Study,
-        run: ProcessRun,
         protocol: ScoringProtocol,
         say: Say,
     ) -> None:
         self._config = config
         self._options = options
-        self._places = places
         self._study = study
-        self._run = run
         self._protocol = protocol
         self._say = say
         self._own = Proposal(own_settings(options.space, config), {})
+        self._trials = study.trials()
+        if self._trials:
+            say(f"{len(self._trials)} trials are in the study already")
 
-    def run(self, frames: Artefact, detections: Artefact) -> None:
-        """Do what is missing; the study and MLflow hold it then."""
-        trials = self._study.trials()
-        self._log(trials, are_new=False)
-        if trials:
-            self._say(f"{len(trials)} trials are in the study already")
-        if len(trials) >= self._options.num_trials:
-            return
-        with TunePool(replay_task, self._places.num_workers) as pool:
-            data = load_all(
-                frames,
-                detections,
-                self._config.association,
-                self._protocol,
-                num_workers=self._places.num_workers,
-            )
-            check_classes(data, self._protocol)
-            self._say(f"loaded {len(data.references)} sequences, {data.num_bytes / 2**20:.0f} MiB")
-            plan = self._plan(data)
-            with Progress("sweep", self._options.num_trials - len(trials), "trials") as progress:
-                unlogged: list[FinishedTrial] = []
-                while len(trials) < self._options.num_trials:
-                    done = self._next_batch(pool, plan, trials, unlogged)
-                    if not done:
-                        self._say(f"the grid ends after {len(trials)} trials")
-                        break
-                    self._study.add(done)
-                    trials += done
-                    unlogged = done
-                    progress.advance(len(done), note=self._describe_best(trials))
-                    if self._too_many_failed(trials):
-                        break
-            self._log(unlogged, are_new=True)
-        self._check_failures(trials)
+    @property
+    def num_missing(self) -> int:
+        """Trials left to do."""
+        return max(0, self._options.num_trials - len(self._trials))
+
+    def log_known(self, run: ProcessRun) -> None:
+        """Tell MLflow of the trials in the study that it may not know of."""
+        self._log(run, self._trials, look_up=True)
+
+    def run(
+        self,
+        pool: TunePool[ReplayTask, dict[str, Replayed]],
+        run: ProcessRun,
+        frames: Artefact,
+        detections: Artefact,
+    ) -> None:
+        """Do what is missing; the study and MLflow hold it then.
+
+        Raises:
+            SweepError: the recipe's own setting fails, or too many trials do.
+        """
+        data = load_all(frames, detections, self._config.association, self._protocol)
+        check_classes(data, self._protocol)
+        self._say(f"loaded {len(data.references)} sequences, {data.num_bytes / 2**20:.0f} MiB")
+        plan = self._plan(data)
+        unlogged: list[FinishedTrial] = []
+        with Progress("sweep", self.num_missing, "trials") as progress:
+            while self.num_missing and not self._too_many_failed():
+                log = partial(self._log, run, unlogged)
+                done = self._next_batch(pool, plan, log)
+                if not done:
+                    self._say(f"the grid ends after {len(self._trials)} trials")
+                    break
+                self._study.add(done)
+                self._trials += done
+                unlogged = done
+                progress.advance(len(done), note=self._describe_best())
+        self._log(run, unlogged)
+        self._check_failures()
 
     def _plan(self, data: SweepData) -> Plan:
         order = stratified_order(
@@ -241,22 +255,21 @@ class _Search:
 
     def _next_batch(
         self,
-        pool: TunePool[Any, Any],
+        pool: TunePool[ReplayTask, dict[str, Replayed]],
         plan: Plan,
-        trials: Sequence[FinishedTrial],
-        unlogged: Sequence[FinishedTrial],
+        meanwhile: Callable[[], None],
     ) -> list[FinishedTrial]:
         """The trials of the batch that the study does not hold; none when a grid is at its end.
 
         Batches begin at 1, 1 + size ...: where the study ends in the middle of one, the rest is
         proposed again as it was.
         """
+        trials, size = self._trials, self._options.batch_size
         if not trials:
             [own] = run_batch(pool, plan, {0: (self._own, self._config.association)}, [])
             if own.state == "failed":
                 raise SweepError(f"the recipe's own setting cannot be scored: {own.reason}")
             return [own]
-        size = self._options.batch_size
         first = 1 + (len(trials) - 1) // size * size
         numbers = range(first, first + size)
         proposals = propose(
@@ -268,53 +281,42 @@ class _Search:
             seed=self._options.seed,
         )
         wanted = {
-            number: (proposal, self._associate(proposal))
+            number: (proposal, apply_overrides(self._config, proposal.settings).association)
             for number, proposal in zip(numbers, proposals, strict=False)
             if len(trials) <= number < self._options.num_trials
         }
         if not wanted:
             return []
-        return run_batch(
-            pool,
-            plan,
-            wanted,
-            trials[:first],
-            trials[first:],
-            meanwhile=partial(self._log, unlogged, are_new=True),
-        )
+        return run_batch(pool, plan, wanted, trials[:first], trials[first:], meanwhile)
 
-    def _associate(self, proposal: Proposal) -> Any:
-        return apply_overrides(self._config, proposal.settings).association
-
-    def _log(self, trials: Sequence[FinishedTrial], *, are_new: bool) -> None:
-        """Tell MLflow; what it should know already is only told where it does not."""
-        self._run.log_children(
-            [trial_run(trial) for trial in trials],
-            look_up=not are_new,
-        )
+    def _log(
+        self, run: ProcessRun, trials: Sequence[FinishedTrial], *, look_up: bool = False
+    ) -> None:
+        run.log_children([trial_run(trial) for trial in trials], look_up=look_up)
         for trial in trials:
             if trial.values is not None:
                 values = dict(zip(self._options.objectives, trial.values, strict=True))
-                self._run.log_metrics(trial.number, values)
+                run.log_metrics(trial.number, values)
 
-    def _describe_best(self, trials: Sequence[FinishedTrial]) -> str:
-        best = best_trials(trials, self._options.directions)
+    def _describe_best(self) -> str:
+        best = best_trials(self._trials, self._options.directions)
         if not best:
             return ""
-        values = best[0].values or ()
-        names = self._options.objectives
-        numbers = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True))
+        numbers = ", ".join(
+            f"{name} {value:.2f}"
+            for name, value in zip(self._options.objectives, best[0].values or (), strict=True)
+        )
         return f"best {numbers} ({TRIAL_PREFIX}{best[0].number})"
 
-    def _too_many_failed(self, trials: Sequence[FinishedTrial]) -> bool:
-        failed = sum(trial.state == "failed" for trial in trials)
+    def _too_many_failed(self) -> bool:
+        failed = sum(trial.state == "failed" for trial in self._trials)
         return failed > self._options.max_failed_share * self._options.num_trials
 
-    def _check_failures(self, trials: Sequence[FinishedTrial]) -> None:
-        if self._too_many_failed(trials):
-            failed = [trial for trial in trials if trial.state == "failed"]
+    def _check_failures(self) -> None:
+        if self._too_many_failed():
+            failed = [trial for trial in self._trials if trial.state == "failed"]
             raise SweepError(
-                f"{len(failed)} of {len(trials)} trials failed, more than "
+                f"{len(failed)} of {len(self._trials)} trials failed, more than "
                 f"{self._options.max_failed_share:.0%} of {self._options.num_trials}; the last "
                 f"one: {failed[-1].reason}. All are in the study; go on with --resume and a "
                 "higher --max-failed"

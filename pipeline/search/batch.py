@@ -16,8 +16,8 @@ from pipeline.search.study import FinishedTrial
 from pipeline.search.trial import Replayed, ReplayTask, SequenceFields, check_settings
 from pipeline.search.workers import DROPPED, Outcome, TunePool
 
-_FRAMES_PER_TASK: Final = 2000
-"""About a quarter of a second: a hand-over costs some milliseconds."""
+_FRAMES_PER_TASK: Final = 1000
+"""Some tenths of a second: long beside a hand-over, short beside the end of a rung."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,12 @@
 """The sequences of a sweep in Ray's object store: loaded and prepared once for all trials.
 
-Every node holds what its workers ask for once, and they read it there without a copy. What is lost
-with a node is loaded again by whoever asks for it next.
+The driver loads them, while the workers start, into the store of its node, which lives as long as
+the sweep does. Every other node fetches what its workers ask for once; on a node all workers read
+the same memory without a copy.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,9 +16,10 @@ from pipeline.associate import AssociationConfig, build_tracker
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.progress import Progress
 from pipeline.search.trial import ReplaySequence, load_sequence
-from pipeline.store import Artefact, Part
+from pipeline.store import Artefact
 
-_LOADS_PER_WORKER: Final = 2
+_READERS: Final = 4
+"""Sequences read at a time: on a remote root the time is spent waiting for answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,6 @@ def load_all(
     detections: Artefact,
     association: AssociationConfig,
     protocol: ScoringProtocol,
-    *,
-    num_workers: int,
 ) -> SweepData:
     """Load every sequence of the detections with its truth.
 
@@ -59,35 +60,29 @@ def load_all(
         detections: finished artefact over the same frames.
         association: of the kind that is to replay them.
         protocol: whose classes are counted.
-        num_workers: how many load at a time.
 
     Raises:
         ValueError: a sequence that cannot be replayed or scored; names it.
     """
     import ray
 
-    # No CPU of their own: a lost sequence is loaded again while the workers hold all CPUs.
-    load = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(_load)
+    tracker = build_tracker(association)
+    parts = {n: (frames.part(n), detections.part(n)) for n in detections.sequences()}
     references: dict[str, Any] = {}
     summaries: dict[str, SequenceSummary] = {}
-    running: dict[Any, str] = {}
-    names = detections.sequences()
-    with Progress(f"load {detections.dataset}/{detections.split}", len(names), "sequences") as bar:
-        waiting = iter(names)
-        while len(summaries) < len(names):
-            for name in waiting:
-                parts = (frames.part(name), detections.part(name))
-                references[name], summary = load.remote(parts, association, len(protocol.classes))
-                running[summary] = name
-                if len(running) >= _LOADS_PER_WORKER * num_workers:
-                    break
-            [done], _ = ray.wait(list(running), num_returns=1)
-            name = running.pop(done)
-            try:
-                summaries[name] = ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
-            bar.advance(note=name)
+    with (
+        Progress(f"load {detections.dataset}/{detections.split}", len(parts), "sequences") as bar,
+        ThreadPoolExecutor(_READERS) as readers,
+    ):
+        # A few at a time: what was read waits in this process's own memory.
+        everything = list(parts)
+        for start in range(0, len(everything), _READERS):
+            names = everything[start : start + _READERS]
+            loaded = readers.map(lambda name: load_sequence(parts[name], tracker), names)
+            for name, sequence in zip(names, loaded, strict=True):
+                references[name] = ray.put(sequence)
+                summaries[name] = _summarise(sequence, len(protocol.classes))
+                bar.advance(note=name)
     return SweepData(references=references, summaries=summaries)
 
 
@@ -124,17 +119,13 @@ def check_classes(data: SweepData, protocol: ScoringProtocol) -> None:
         )
 
 
-def _load(
-    parts: tuple[Part, Part], association: AssociationConfig, num_classes: int
-) -> tuple[ReplaySequence, SequenceSummary]:
-    sequence = load_sequence(parts, build_tracker(association))
-    summary = SequenceSummary(
+def _summarise(sequence: ReplaySequence, num_classes: int) -> SequenceSummary:
+    return SequenceSummary(
         num_frames=sequence.truth.num_frames,
         truth_per_class=_count(sequence.truth.annotations.class_index, num_classes),
         detections_per_class=_count(sequence.detections.class_indices, num_classes),
         num_bytes=sequence.num_bytes,
     )
-    return sequence, summary
 
 
 def _count(class_indices: Any, num_classes: int) -> tuple[int, ...]:

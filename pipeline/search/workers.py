@@ -83,13 +83,20 @@ class TunePool(Generic[T, R]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers, so that others can have their CPUs; the second time nothing happens."""
         import ray
 
+        if self._board is None:
+            return
         assert self._fit is not None
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self._board.close.remote())
         self._fit.join(timeout=_PATIENCE_S)
         ray.kill(self._board)
+        self._board = None
         self._folder.cleanup()
 
     def run(
@@ -169,16 +176,18 @@ def _work(config: dict[str, int], board: Any, function: Callable[[Any], Any]) ->
     import ray
 
     worker = config["worker"]
-    task = ray.get(board.start.remote(worker))
-    while task != _CLOSED:
+    coming = board.start.remote(worker)
+    while (task := ray.get(coming)) != _CLOSED:
+        # The next one is on its way while this one is done: a hand-over between busy processes
+        # takes some ten milliseconds.
+        coming = board.take.remote(worker)
         if task is not None:
             key, item = task
             try:
                 outcome = Outcome(key, function(item), None)
             except Exception as error:  # the border of a task: it alone fails
                 outcome = Outcome(key, None, f"{type(error).__name__}: {error}")
-            ray.get(board.give.remote(outcome))
-        task = ray.get(board.take.remote(worker))
+            board.give.remote(outcome)
 
 
 class _Board:
@@ -196,9 +205,10 @@ class _Board:
         """A worker's first call, also after it died: what it had taken waits again."""
         async with self._changed:
             lost = [key for key, (_, owner, _) in self._taken.items() if owner == worker]
-            for key in lost:
+            for position, key in enumerate(lost):
                 item = self._taken.pop(key)[0]
-                self._deaths[key] = self._deaths.get(key, 0) + 1
+                # It died of the first one; the others were only on their way.
+                self._deaths[key] = self._deaths.get(key, 0) + (position == 0)
                 if self._deaths[key] < _MAX_DEATHS:
                     self._waiting = {key: item} | self._waiting
                 else:

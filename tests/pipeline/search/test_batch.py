@@ -90,7 +90,7 @@ def test_without_rungs_every_trial_sees_all_sequences(plan: Plan) -> None:
     assert all(list(trial.rungs) == [12] for trial in trials)
     assert trials[0].held["match_score_thr"] == trials[0].settings[PATH]
     assert trials[1].sampler_state == {"state": 2}
-    assert len(pool.done) == len(set(pool.done)) == 3 * 4  # blocks of three sequences
+    assert len(pool.done) == len(set(pool.done)) == 3 * 6  # blocks of two sequences
 
 
 def test_the_best_third_goes_on_and_the_rest_is_pruned(plan: Plan) -> None:
