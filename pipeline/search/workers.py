@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import pickle
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
+
+import threadpoolctl
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +126,8 @@ class TunePool(Generic[T, R]):
                 for outcome in ray.get(self._board.collect.remote(_POLL_S)):
                     left -= 1
                     heard = time.monotonic()
+                    if outcome.error is None:  # from a worker of ours, by way of our board
+                        outcome = outcome._replace(value=pickle.loads(outcome.value))  # noqa: S301
                     yield outcome
                 self._check_alive()
                 if left and time.monotonic() - heard > _SILENCE_S:
@@ -175,6 +180,8 @@ def _work(config: dict[str, int], board: Any, function: Callable[[Any], Any]) ->
     """What a Tune trial does: tasks until the board is closed."""
     import ray
 
+    # Ray asks for one thread by an environment variable that NumPy may have read before.
+    threadpoolctl.threadpool_limits(1)
     worker = config["worker"]
     coming = board.start.remote(worker)
     while (task := ray.get(coming)) != _CLOSED:
@@ -184,7 +191,8 @@ def _work(config: dict[str, int], board: Any, function: Callable[[Any], Any]) ->
         if task is not None:
             key, item = task
             try:
-                outcome = Outcome(key, function(item), None)
+                # As bytes, which the board need not take apart and put together again.
+                outcome = Outcome(key, pickle.dumps(function(item)), None)
             except Exception as error:  # the border of a task: it alone fails
                 outcome = Outcome(key, None, f"{type(error).__name__}: {error}")
             board.give.remote(outcome)
