@@ -146,8 +146,11 @@ def run_sweep(
     )
     with ExitStack() as stack:
         search = _Search(config, options, study, protocol, say)
-        if search.num_missing:  # the workers start while MLflow and the data are made ready
+        if search.num_missing:  # the workers start while the data and MLflow are made ready
             pool = stack.enter_context(TunePool(replay_task, places.num_workers))
+            data = load_all(frames, detections, config.association, protocol)
+            check_classes(data, protocol)
+            say(f"loaded {len(data.references)} sequences, {data.num_bytes / 2**20:.0f} MiB")
         run_log = RunLog(places.tracking_uri, places.root)
         run = stack.enter_context(
             run_log.process_run(
@@ -161,7 +164,7 @@ def run_sweep(
         study.set_note(_RUN_NOTE, run.run_id)
         search.log_known(run)
         if search.num_missing:
-            search.run(pool, run, frames, detections)
+            search.run(pool, data, run)
             pool.close()
         trials = study.trials()
         seconds = time.monotonic() - started
@@ -210,18 +213,14 @@ class _Search:
     def run(
         self,
         pool: TunePool[ReplayTask, dict[str, Replayed]],
+        data: SweepData,
         run: ProcessRun,
-        frames: Artefact,
-        detections: Artefact,
     ) -> None:
         """Do what is missing; the study and MLflow hold it then.
 
         Raises:
             SweepError: the recipe's own setting fails, or too many trials do.
         """
-        data = load_all(frames, detections, self._config.association, self._protocol)
-        check_classes(data, self._protocol)
-        self._say(f"loaded {len(data.references)} sequences, {data.num_bytes / 2**20:.0f} MiB")
         plan = self._plan(data)
         unlogged: list[FinishedTrial] = []
         with Progress("sweep", self.num_missing, "trials") as progress:
