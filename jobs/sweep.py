@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     from pipeline import cluster
     from pipeline.lineage import open_stage
+    from pipeline.search.study import public_address
     from pipeline.sweep import run_sweep
 
     config = options.build_config(arguments.recipe, arguments, unread=_UNREAD)
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = _how(arguments, config)
     cluster.connect(num_cpus=arguments.num_workers)
     places = _where(arguments, detections)
-    print(f"study {places.study_name} in {places.storage}", flush=True)
+    print(f"study {places.study_name} in {public_address(places.storage)}", flush=True)
     outcome = run_sweep(
         config, frames, detections, how, places, say=lambda line: print(line, flush=True)
     )

@@ -252,8 +252,8 @@ class RunLog:
 
     def log_children(
         self, run_id: str, children: Sequence[ChildRun], *, look_up: bool = False
-    ) -> None:
-        """Write finished runs under a process run.
+    ) -> set[str]:
+        """Write finished runs under a process run; returns the names of those that were new.
 
         Args:
             run_id: of the parent.
@@ -270,10 +270,11 @@ class RunLog:
                     self._client.delete_run(run.info.run_id)
                 else:
                     known.add(run.info.run_name)
-        for child in children:
-            if child.name not in known:
-                with _refusals(self.uri):
-                    self._write_child(experiment, run_id, child)
+        new = [child for child in children if child.name not in known]
+        for child in new:
+            with _refusals(self.uri):
+                self._write_child(experiment, run_id, child)
+        return {child.name for child in new}
 
     def _write_child(self, experiment: str, parent_id: str, child: ChildRun) -> None:
         now = _milliseconds()
@@ -480,9 +481,9 @@ class ProcessRun:
                 self._next_flush = time.monotonic() + _RETRY_AFTER_S
                 logger.warning("%d numbers wait for MLflow: %s", len(self._pending), error)
 
-    def log_children(self, children: Sequence[ChildRun], *, look_up: bool = False) -> None:
+    def log_children(self, children: Sequence[ChildRun], *, look_up: bool = False) -> set[str]:
         """Finished runs inside this one; see `RunLog.log_children`."""
-        self._log.log_children(self.run_id, children, look_up=look_up)
+        return self._log.log_children(self.run_id, children, look_up=look_up)
 
     def log_files(self, files: Mapping[str, FileContent]) -> None:
         """Artefacts by path; see `RunLog.log_result`."""

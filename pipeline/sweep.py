@@ -28,13 +28,14 @@ from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.overrides import apply_overrides
 from pipeline.progress import Progress
 from pipeline.runlog import ProcessRun, RunLog
+from pipeline.runlog_address import RunLogError
 from pipeline.search.batch import Plan, headline, run_batch
 from pipeline.search.data import SweepData, check_classes, features, load_all
-from pipeline.search.proposals import Proposal, check_sampler, propose
-from pipeline.search.ranking import best_trials
+from pipeline.search.proposals import GRID, Proposal, check_sampler, propose
+from pipeline.search.ranking import best_trials, spread
 from pipeline.search.report import TRIAL_PREFIX, report_files, trial_run
 from pipeline.search.rungs import REDUCTION, rung_sizes, stratified_order
-from pipeline.search.space import describe, own_settings
+from pipeline.search.space import describe, grid_size, own_settings
 from pipeline.search.study import FinishedTrial, Study
 from pipeline.search.trial import Replayed, ReplayTask, replay_task
 from pipeline.search.workers import TunePool
@@ -42,6 +43,7 @@ from pipeline.store import Artefact
 
 logger = logging.getLogger(__name__)
 
+_LARGEST_GRID: Final = 100_000
 _RUN_NOTE: Final = "mlflow_run"
 _VERSION: Final = 1
 """Raised when the code changes what a trial would score or a search would try."""
@@ -78,6 +80,8 @@ class SweepOptions:
         for name in ("num_trials", "batch_size", "num_best"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")
         if not 0 <= self.max_failed_share <= 1:
             raise ValueError(f"max_failed_share is {self.max_failed_share}, expected 0 to 1")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
@@ -157,7 +161,7 @@ def run_sweep(
                 f"sweep {places.study_name}",
                 config=config,
                 inputs={"detections": detections, "truth": frames},
-                tags={"kind": "sweep", "study": f"{places.storage} {places.study_name}"},
+                tags={"kind": "sweep", "study": f"{study.storage} {study.name}"},
                 resume=study.get_note(_RUN_NOTE),
             )
         )
@@ -198,6 +202,8 @@ class _Search:
         self._say = say
         self._own = Proposal(own_settings(options.space, config), {})
         self._trials = study.trials()
+        self._num_logged = 0
+        self._may_know = True
         if self._trials:
             say(f"{len(self._trials)} trials are in the study already")
 
@@ -208,7 +214,7 @@ class _Search:
 
     def log_known(self, run: ProcessRun) -> None:
         """Tell MLflow of the trials in the study that it may not know of."""
-        self._log(run, self._trials, look_up=True)
+        self._log(run)
 
     def run(
         self,
@@ -222,19 +228,16 @@ class _Search:
             SweepError: the recipe's own setting fails, or too many trials do.
         """
         plan = self._plan(data)
-        unlogged: list[FinishedTrial] = []
         with Progress("sweep", self.num_missing, "trials") as progress:
             while self.num_missing and not self._too_many_failed():
-                log = partial(self._log, run, unlogged)
-                done = self._next_batch(pool, plan, log)
+                done = self._next_batch(pool, plan, partial(self._log, run))
                 if not done:
                     self._say(f"the grid ends after {len(self._trials)} trials")
                     break
                 self._study.add(done)
                 self._trials += done
-                unlogged = done
                 progress.advance(len(done), note=self._describe_best())
-        self._log(run, unlogged)
+        self._log(run, insist=True)
         self._check_failures()
 
     def _plan(self, data: SweepData) -> Plan:
@@ -288,12 +291,24 @@ class _Search:
             return []
         return run_batch(pool, plan, wanted, trials[:first], trials[first:], meanwhile)
 
-    def _log(
-        self, run: ProcessRun, trials: Sequence[FinishedTrial], *, look_up: bool = False
-    ) -> None:
-        run.log_children([trial_run(trial) for trial in trials], look_up=look_up)
-        for trial in trials:
-            if trial.values is not None:
+    def _log(self, run: ProcessRun, *, insist: bool = False) -> None:
+        """Tell MLflow of the trials that it does not know; they wait while it does not answer.
+
+        Raises:
+            RunLogError: it does not answer, and this was the last time to ask.
+        """
+        waiting = self._trials[self._num_logged :]
+        try:
+            new = run.log_children([trial_run(trial) for trial in waiting], look_up=self._may_know)
+        except RunLogError as error:
+            if insist:
+                raise
+            self._may_know = True  # some of them may have arrived
+            logger.warning("%d trials wait for MLflow: %s", len(waiting), error)
+            return
+        self._num_logged, self._may_know = len(self._trials), False
+        for trial in waiting:
+            if trial.values is not None and trial_run(trial).name in new:
                 values = dict(zip(self._options.objectives, trial.values, strict=True))
                 run.log_metrics(trial.number, values)
 
@@ -335,6 +350,11 @@ def _check_before_work(
     cluster.check_shared_root(frames.root)
     check_made_from(frames, detections)
     check_sampler(options.sampler, len(options.objectives))
+    if options.sampler == GRID and grid_size(options.space) > _LARGEST_GRID:
+        raise ValueError(
+            f"--sampler grid has {grid_size(options.space):,} points over {len(options.space)} "
+            f"fields, more than {_LARGEST_GRID:,}; name fewer fields or values with --space"
+        )
     benchmark = frames.details()["benchmark"]
     if config.evaluation.protocol != benchmark:
         raise ValueError(
@@ -398,7 +418,9 @@ def _score_best(
         return result
 
     own = enter(trials[0], title, "")
-    chosen = best_trials(trials, options.directions)[: options.num_best]
+    ranked = best_trials(trials, options.directions)
+    has_one_objective = len(options.objectives) == 1
+    chosen = ranked[: options.num_best] if has_one_objective else spread(ranked, options.num_best)
     best = []
     for position, trial in enumerate(chosen, 1):
         notes = f"tuned on this very split: trial {trial.number} of study {places.study_name}"

@@ -90,6 +90,7 @@ def propose(
     Returns:
         One for each number; fewer where a grid has no more points.
     """
+    space = dict(sorted(space.items()))  # in whatever order a person named the paths
     if sampler == GRID:
         points = grid(space)
         order = np.random.default_rng(seed).permutation(len(points)).tolist()

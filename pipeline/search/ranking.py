@@ -33,6 +33,20 @@ def best_trials(trials: Sequence[FinishedTrial], directions: Sequence[str]) -> l
     return front
 
 
+def spread(front: Sequence[FinishedTrial], count: int) -> list[FinishedTrial]:
+    """At most `count` trials of a front, its two ends and evenly between them, in its order.
+
+    >>> trials = [FinishedTrial(number=n, state="complete", settings={}) for n in range(5)]
+    >>> [trial.number for trial in spread(trials, 3)]
+    [0, 2, 4]
+    """
+    if count >= len(front):
+        return list(front)
+    last = len(front) - 1
+    places = {round(last * index / max(1, count - 1)) for index in range(count)}
+    return [front[place] for place in sorted(places)]
+
+
 def _dominates(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
     """Whether the first is nowhere worse; of equals the earlier one is enough."""
     return all(a <= b for a, b in zip(first, second, strict=True))

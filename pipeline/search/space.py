@@ -100,6 +100,11 @@ def grid(space: Mapping[str, Dimension]) -> list[Settings]:
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
 
 
+def grid_size(space: Mapping[str, Dimension]) -> int:
+    """Number of points of the grid, without making them."""
+    return math.prod(len(_points(dimension)) for dimension in space.values())
+
+
 def is_whole(dimension: Interval) -> bool:
     """Whether the interval is of whole numbers: as its low end is written."""
     return isinstance(dimension.low, int)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
@@ -99,7 +98,7 @@ class Study:
                 there already and is not to be resumed, or that is not there, or that was made with
                 another definition.
         """
-        self.storage: Final = storage
+        self.storage: Final = public_address(storage)
         self.name: Final = name
         self._space = space
         with _refusals(storage):
@@ -108,13 +107,18 @@ class Study:
                 known = {summary.study_name for summary in optuna.get_all_study_summaries(database)}
                 if resume and name not in known:
                     raise StudyError(
-                        f"{storage}: there is no study {name!r} to resume (studies there: "
+                        f"{self.storage}: there is no study {name!r} to resume (studies there: "
                         f"{', '.join(sorted(known)) or 'none'}); leave out --resume to start it"
                     )
-                if name in known and not resume:
+                if name in known and not optuna.load_study(
+                    study_name=name, storage=database
+                ).get_trials(deepcopy=False):
+                    # It ended before its first trial, perhaps by wrong input: nothing is lost.
+                    optuna.delete_study(study_name=name, storage=database)
+                elif name in known and not resume:
                     raise StudyError(
-                        f"{storage}: the study {name!r} is there already; go on with --resume, or "
-                        "name another with --study"
+                        f"{self.storage}: the study {name!r} is there already; go on with "
+                        "--resume, or name another with --study"
                     )
                 self._study = optuna.create_study(
                     storage=database,
@@ -235,6 +239,15 @@ def resolve_storage(option: str | None, output_root: str) -> str:
     return option
 
 
+def public_address(storage: str) -> str:
+    """The address without its password, for people, logs and runs.
+
+    >>> public_address("postgresql://me:secret@host/sweeps")
+    'postgresql://me:***@host/sweeps'
+    """
+    return make_url(storage).render_as_string(hide_password=True)
+
+
 def _open_storage(storage: str) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -276,7 +289,7 @@ def _refusals(storage: str) -> Iterator[None]:
         cause = error.__cause__ or error
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         raise StudyError(
-            f"{sqlalchemy.make_url(storage).render_as_string(hide_password=True)}: the database of "
+            f"{public_address(storage)}: the database of "
             f"the study cannot be used ({lines[0] if lines else type(cause).__name__}); end the "
             "program that locks it, check the address, or name another with --storage"
         ) from error

@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     """Why it failed."""
 
 
-class WorkersError(RuntimeError):
+class WorkersError(ValueError):
     """There is no worker that could do the tasks."""
 
 

@@ -12,17 +12,17 @@ import threading
 import time
 from contextlib import closing, suppress
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # loopback only; set before Ray is imported
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
-import ray
-from ray.cluster_utils import Cluster
-
 from jobs import command, sweep
 
 
 def main() -> int:
     """Start both nodes, lose one when so many trials are in the study, and finish the sweep."""
+    # Before Ray is imported, and not while doctests of this file are looked for.
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # loopback only
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
     database, num_before, *arguments = sys.argv[1:]
     store = {"object_store_memory": 300 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})

@@ -27,7 +27,11 @@ def test_pruned_studies_are_compared_on_the_first_rung_and_others_on_all() -> No
 def test_what_matters_comes_first_and_always_alike(sampler: str, num_objectives: int) -> None:
     scored, _ = comparable_scores(make_study(60, num_objectives, sampler))
     found = importances(scored, SPACE, "maximize")
-    assert list(found)[:2] == ["association.memo_tracklet_frames", "association.match_score_thr"]
+    # Both matter about as much in this study; nothing else comes near.
+    assert set(list(found)[:2]) == {
+        "association.memo_tracklet_frames",
+        "association.match_score_thr",
+    }
     assert sum(found.values()) == pytest.approx(1.0)
     assert found["association.memo_backdrop_frames"] < 0.05
     assert importances(scored[::-1], SPACE, "maximize") == found

@@ -201,7 +201,7 @@ def test_nothing_starts_afresh_and_nothing_goes_on_silently(
 ) -> None:
     with pytest.raises(StudyError, match=r"no study 'bdd' to resume \(studies there: none\)"):
         open_study(resume=True)
-    open_study()
+    open_study().add(_trials()[:1])
     with pytest.raises(StudyError, match="is there already; go on with --resume"):
         open_study()
     with pytest.raises(StudyError, match=r"no study 'other' to resume \(studies there: bdd\)"):
@@ -211,12 +211,33 @@ def test_nothing_starts_afresh_and_nothing_goes_on_silently(
 def test_a_study_of_another_space_is_refused_with_what_differs(
     open_study: Callable[..., Study],
 ) -> None:
-    open_study()
+    open_study().add(_trials()[:1])
     with pytest.raises(
         StudyError, match=re.escape('space was {"a": "0:1"}, is {"a": "0:2"}')
     ) as caught:
         open_study(resume=True, space={"a": "0:2"})
     assert "seed" not in str(caught.value)
+
+
+def test_a_study_without_a_trial_can_be_begun_again_otherwise(
+    open_study: Callable[..., Study],
+) -> None:
+    """A sweep that ended by wrong input left an empty study, which refused the right input."""
+    open_study()
+    again = open_study(space={"a": "0:2"})
+    again.add(_trials()[:1])
+    assert len(open_study(resume=True, space={"a": "0:2"}).trials()) == 1
+
+
+def test_the_order_in_which_paths_are_named_changes_no_proposal() -> None:
+    own = FinishedTrial(number=0, state="complete", settings=OWN, values=(1.0,))
+    backwards = dict(reversed(SPACE.items()))
+    for sampler in ("tpe", "random", "grid", "qmc"):
+        first, second = (
+            propose([1, 2, 3], [own], space, ["maximize"], sampler=sampler, seed=0)
+            for space in (SPACE, backwards)
+        )
+        assert first == second
 
 
 def test_two_writers_are_noticed(open_study: Callable[..., Study]) -> None:
