@@ -136,9 +136,9 @@ class ProtocolWithClear(Bdd100kProtocol):
         super().__init__(CLASSES, BENCHMARKS["bdd100k"].super_classes)
         self.metrics = {**self.metrics, "CLEAR": CLEAR()}
 
-    def prepare(self, truth: SequenceTruth, result: SequenceResult) -> Any:
-        prepared = super().prepare(truth, result)
-        return {name: {**data, "CLEAR": data["HOTA"]} for name, data in prepared.items()}
+    def compare(self, prepared: Any, result: SequenceResult) -> Any:
+        classes = super().compare(prepared, result)
+        return {name: {**data, "CLEAR": data["HOTA"]} for name, data in classes.items()}
 
 
 class StockInMemory(trackeval.datasets.BDD100K):

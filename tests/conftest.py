@@ -30,6 +30,10 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
 )
 
+# Who starts the suite in the background may have it ignore Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -6,6 +6,7 @@ same eight classes.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from datasets.schema import (
     Annotations,
     Bool,
     Float64,
+    Int64,
     SequenceResult,
     SequenceTruth,
 )
@@ -33,12 +35,43 @@ from pipeline.metrics.preparation import (
     make_side,
     split_classes,
 )
-from pipeline.metrics.protocol import Fields, Numbers, Row, ScoringProtocol, hota_numbers
+from pipeline.metrics.protocol import (
+    Fields,
+    Numbers,
+    PreparedTruth,
+    Row,
+    ScoringProtocol,
+    hota_numbers,
+)
 
 BoxConvention = Literal["inclusive", "stock"]
 
 MAX_COVERED_SHARE: Final = 0.5
 """An unmatched prediction with more than this share of its area in one ignore box is no error."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Targets:
+    """What a result is compared with: boxes to find, and boxes that excuse what they cover."""
+
+    side: Side
+    """Boxes of the benchmark's classes that are to be found."""
+    ignore_boxes: Float64
+    """(I, 4) corners of crowd and ignored boxes of any class, by frame."""
+    ignore_frames: Int64
+    """(I,) rising."""
+    num_frames: int
+    trim_px: float
+    """Taken from the right and bottom edges of all these boxes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BddTruth(PreparedTruth):
+    """Truth with its targets, the official ones and those for HOTA."""
+
+    official: Targets
+    for_hota: Targets
+    """The same object where both use the same boxes."""
 
 
 class Bdd100kProtocol(ScoringProtocol):
@@ -77,16 +110,23 @@ class Bdd100kProtocol(ScoringProtocol):
         self.box_convention = box_convention
         self.metrics = {"HOTA": HOTA(), "Identity": Identity(), "BddCounting": BddCounting()}
 
-    def prepare(
-        self, truth: SequenceTruth, result: SequenceResult
-    ) -> Mapping[str, Mapping[str, ClassData]]:
-        """Class data without crowd, ignored and excused boxes; see `ScoringProtocol.prepare`."""
-        check_result(truth, result, len(self.classes))
+    def prepare_truth(self, truth: SequenceTruth) -> BddTruth:
+        """See `ScoringProtocol.prepare_truth`."""
         _check_truth(truth, len(self.classes))
-        official = prepare_classes(truth, result, len(self.classes))
+        official = find_targets(truth, len(self.classes))
         for_hota = official
         if self.box_convention == "stock":
-            for_hota = prepare_classes(truth, result, len(self.classes), trim_px=1.0)
+            for_hota = find_targets(truth, len(self.classes), trim_px=1.0)
+        return BddTruth(truth=truth, official=official, for_hota=for_hota)
+
+    def compare(
+        self, prepared: BddTruth, result: SequenceResult
+    ) -> Mapping[str, Mapping[str, ClassData]]:
+        """Class data without crowd, ignored and excused boxes; see `ScoringProtocol.compare`."""
+        check_result(prepared.truth, result, len(self.classes))
+        official = for_hota = prepare_classes(prepared.official, result, len(self.classes))
+        if prepared.for_hota is not prepared.official:
+            for_hota = prepare_classes(prepared.for_hota, result, len(self.classes))
         return {
             name: {"HOTA": for_hota[i], "Identity": official[i], "BddCounting": official[i]}
             for i, name in enumerate(self.classes)
@@ -106,55 +146,64 @@ class Bdd100kProtocol(ScoringProtocol):
         }
 
 
-def prepare_classes(
-    truth: SequenceTruth, result: SequenceResult, num_classes: int, *, trim_px: float = 0.0
-) -> list[ClassData]:
-    """Class data of one sequence, in order of class index.
-
-    Ground truth marked crowd or ignored, of whatever class, is no target. It excuses predictions:
-    one that matches nothing of its own class is removed if a single such box covers more than half
-    of it.
+def find_targets(truth: SequenceTruth, num_classes: int, *, trim_px: float = 0.0) -> Targets:
+    """What a result is compared with; ground truth marked crowd or ignored is no target.
 
     Args:
         truth: annotations, checked.
-        result: tracks, checked.
         num_classes: classes of the benchmark.
         trim_px: taken from the right and bottom edges of all boxes.
     """
-    annotations, tracks, num_frames = truth.annotations, result.tracks, truth.num_frames
-    truth_side = make_side(
-        frame_index=annotations.frame_index,
-        class_index=annotations.class_index,
-        ids=annotations.identity,
-        boxes=_trimmed(annotations.boxes_xyxy, trim_px),
-        rows=_is_target(annotations, num_classes),
-        num_frames=num_frames,
+    annotations = truth.annotations
+    ignored = np.flatnonzero(annotations.crowd | annotations.ignored)
+    ignored = ignored[np.argsort(annotations.frame_index[ignored], kind="stable")]
+    return Targets(
+        side=make_side(
+            frame_index=annotations.frame_index,
+            class_index=annotations.class_index,
+            ids=annotations.identity,
+            boxes=_trimmed(annotations.boxes_xyxy, trim_px),
+            rows=_is_target(annotations, num_classes),
+            num_frames=truth.num_frames,
+        ),
+        ignore_boxes=_trimmed(annotations.boxes_xyxy[ignored], trim_px),
+        ignore_frames=annotations.frame_index[ignored].astype(np.int64),
+        num_frames=truth.num_frames,
+        trim_px=trim_px,
     )
+
+
+def prepare_classes(targets: Targets, result: SequenceResult, num_classes: int) -> list[ClassData]:
+    """Class data of one sequence, in order of class index.
+
+    What is no target, of whatever class, excuses predictions: one that matches nothing of its own
+    class is removed if a single such box covers more than half of it.
+
+    Args:
+        targets: of the truth.
+        result: tracks, checked.
+        num_classes: classes of the benchmark.
+    """
+    tracks = result.tracks
     track_side = make_side(
         frame_index=tracks.frame_index,
         class_index=tracks.class_index,
         ids=tracks.track_id,
-        boxes=_trimmed(tracks.boxes_xyxy, trim_px),
+        boxes=_trimmed(tracks.boxes_xyxy, targets.trim_px),
         rows=np.ones(len(tracks), bool),
-        num_frames=num_frames,
+        num_frames=targets.num_frames,
     )
-    pairs = find_pairs(truth_side, track_side)
-    is_ignore = annotations.crowd | annotations.ignored
-    is_covered = _is_covered(
-        track_side,
-        num_frames,
-        _trimmed(annotations.boxes_xyxy[is_ignore], trim_px),
-        annotations.frame_index[is_ignore].astype(np.int64),
-    )
-    is_excused = _is_unmatched(truth_side, track_side, pairs, is_covered)
+    pairs = find_pairs(targets.side, track_side)
+    is_covered = _is_covered(track_side, targets)
+    is_excused = _is_unmatched(targets.side, track_side, pairs, is_covered)
     return split_classes(
-        truth_side,
+        targets.side,
         track_side,
         pairs,
-        keep_truth=np.ones(len(truth_side), bool),
+        keep_truth=np.ones(len(targets.side), bool),
         keep_tracks=~is_excused,
         num_classes=num_classes,
-        num_frames=num_frames,
+        num_frames=targets.num_frames,
     )
 
 
@@ -183,11 +232,13 @@ def _trimmed(boxes: Any, trim_px: float) -> Float64:
     return trimmed
 
 
-def _is_covered(tracks: Side, num_frames: int, ignore_boxes: Float64, ignore_frames: Any) -> Bool:
+def _is_covered(tracks: Side, targets: Targets) -> Bool:
     """(T,) whether more than half of the box lies in a single ignore box of its frame."""
-    order = np.argsort(ignore_frames, kind="stable")
     rows, _, shares = covered_shares(
-        tracks.boxes, tracks.key % num_frames, ignore_boxes[order], ignore_frames[order]
+        tracks.boxes,
+        tracks.key % targets.num_frames,
+        targets.ignore_boxes,
+        targets.ignore_frames,
     )
     is_covered = np.zeros(len(tracks), bool)
     is_covered[rows[shares > MAX_COVERED_SHARE]] = True

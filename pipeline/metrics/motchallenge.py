@@ -1,6 +1,7 @@
 """Scoring by the rules of MOTChallenge 2D boxes: MOT15, MOT17 and MOT20."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
@@ -23,11 +24,30 @@ from pipeline.metrics.preparation import (
     make_side,
     split_classes,
 )
-from pipeline.metrics.protocol import Fields, Numbers, Row, ScoringProtocol, hota_numbers
+from pipeline.metrics.protocol import (
+    Fields,
+    Numbers,
+    PreparedTruth,
+    Row,
+    ScoringProtocol,
+    hota_numbers,
+)
 
 PEDESTRIAN: Final = "pedestrian"
 
 _EPSILON: Final = np.finfo(np.float64).eps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MotTruth(PreparedTruth):
+    """Truth with all its boxes in the order of scoring."""
+
+    side: Side
+    """Boxes of all categories."""
+    is_target: Bool
+    """(G,) whether the box is to be found."""
+    is_distractor: Bool
+    """(G,) whether a prediction matched with it is removed."""
 
 
 class MotChallengeProtocol(ScoringProtocol):
@@ -47,17 +67,55 @@ class MotChallengeProtocol(ScoringProtocol):
         self.rows = (Row(name=PEDESTRIAN, classes=(PEDESTRIAN,)),)
         self.metrics = {"HOTA": HOTA(), "CLEAR": CLEAR(), "Identity": Identity()}
 
-    def prepare(
-        self, truth: SequenceTruth, result: SequenceResult
-    ) -> Mapping[str, Mapping[str, ClassData]]:
-        """Class data without predictions on distractors; see `ScoringProtocol.prepare`."""
-        check_result(truth, result, 1)
+    def prepare_truth(self, truth: SequenceTruth) -> MotTruth:
+        """See `ScoringProtocol.prepare_truth`."""
         annotations = truth.annotations
         check_boxes(truth, annotations.frame_index, annotations.boxes_xyxy, "the truth")
         check_unique_ids(
             truth, annotations.frame_index, annotations.identity, "the truth", "identity"
         )
-        data = self._prepare(truth, result)
+        # One key for all categories: predictions compete for every annotated box.
+        side = make_side(
+            frame_index=annotations.frame_index,
+            class_index=np.zeros(len(annotations), np.int16),
+            ids=annotations.identity,
+            boxes=annotations.boxes_xyxy,
+            rows=np.ones(len(annotations), bool),
+            num_frames=truth.num_frames,
+        )
+        is_pedestrian = (annotations.class_index == 0) & ~annotations.ignored
+        return MotTruth(
+            truth=truth,
+            side=side,
+            is_target=is_pedestrian[side.source_row],
+            is_distractor=self._is_distractor(annotations)[side.source_row],
+        )
+
+    def compare(
+        self, prepared: MotTruth, result: SequenceResult
+    ) -> Mapping[str, Mapping[str, ClassData]]:
+        """Class data without predictions on distractors; see `ScoringProtocol.compare`."""
+        truth, tracks = prepared.truth, result.tracks
+        check_result(truth, result, 1)
+        track_side = make_side(
+            frame_index=tracks.frame_index,
+            class_index=tracks.class_index,
+            ids=tracks.track_id,
+            boxes=tracks.boxes_xyxy,
+            rows=np.ones(len(tracks), bool),
+            num_frames=truth.num_frames,
+        )
+        pairs = find_pairs(prepared.side, track_side)
+        is_excused = _is_matched_with(prepared.is_distractor, prepared.side, track_side, pairs)
+        [data] = split_classes(
+            prepared.side,
+            track_side,
+            pairs,
+            keep_truth=prepared.is_target,
+            keep_tracks=~is_excused,
+            num_classes=1,
+            num_frames=truth.num_frames,
+        )
         return {PEDESTRIAN: {"HOTA": data, "CLEAR": data, "Identity": data}}
 
     def numbers(self, row: Row, fields: Mapping[str, Fields]) -> Numbers:
@@ -73,39 +131,6 @@ class MotChallengeProtocol(ScoringProtocol):
             "IDSw": int(clear["IDSW"]),
             **{name: int(clear[name]) for name in ("MT", "PT", "ML", "Frag")},
         }
-
-    def _prepare(self, truth: SequenceTruth, result: SequenceResult) -> ClassData:
-        annotations, tracks = truth.annotations, result.tracks
-        # One key for all categories: predictions compete for every annotated box.
-        truth_side = make_side(
-            frame_index=annotations.frame_index,
-            class_index=np.zeros(len(annotations), np.int16),
-            ids=annotations.identity,
-            boxes=annotations.boxes_xyxy,
-            rows=np.ones(len(annotations), bool),
-            num_frames=truth.num_frames,
-        )
-        track_side = make_side(
-            frame_index=tracks.frame_index,
-            class_index=tracks.class_index,
-            ids=tracks.track_id,
-            boxes=tracks.boxes_xyxy,
-            rows=np.ones(len(tracks), bool),
-            num_frames=truth.num_frames,
-        )
-        pairs = find_pairs(truth_side, track_side)
-        is_distractor = self._is_distractor(annotations)[truth_side.source_row]
-        is_pedestrian = (annotations.class_index == 0) & ~annotations.ignored
-        [data] = split_classes(
-            truth_side,
-            track_side,
-            pairs,
-            keep_truth=is_pedestrian[truth_side.source_row],
-            keep_tracks=~_is_matched_with(is_distractor, truth_side, track_side, pairs),
-            num_classes=1,
-            num_frames=truth.num_frames,
-        )
-        return data
 
     def _is_distractor(self, annotations: Annotations) -> Bool:
         names = DISTRACTORS[self.name]

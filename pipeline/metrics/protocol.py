@@ -21,6 +21,13 @@ Numbers = dict[str, int | float]
 """One row of a score table; percentages are 0..100, NaN and infinities have no finite value."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedTruth:
+    """The truth of one sequence as a protocol wants it; each adds what it needs."""
+
+    truth: SequenceTruth
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of a score table."""
@@ -67,14 +74,32 @@ class ScoringProtocol(ABC):
         return cast(ErrorCounter, self.metrics[self.counted_by])
 
     @abstractmethod
-    def prepare(
-        self, truth: SequenceTruth, result: SequenceResult
+    def prepare_truth(self, truth: SequenceTruth) -> PreparedTruth:
+        """What scoring needs of the truth, once for any number of results.
+
+        Raises:
+            ValueError: truth that cannot be scored against; names the sequence and the frame.
+        """
+
+    @abstractmethod
+    def compare(
+        self, prepared: Any, result: SequenceResult
     ) -> Mapping[str, Mapping[str, ClassData]]:
         """What each metric is to see of each class: `[class][metric]`.
+
+        Args:
+            prepared: what this protocol's `prepare_truth` gave.
+            result: tracks of the same sequence.
 
         Raises:
             ValueError: the result does not fit the truth; names the sequence and the frame.
         """
+
+    def prepare(
+        self, truth: SequenceTruth, result: SequenceResult
+    ) -> Mapping[str, Mapping[str, ClassData]]:
+        """`compare` for a single result."""
+        return self.compare(self.prepare_truth(truth), result)
 
     @abstractmethod
     def numbers(self, row: Row, fields: Mapping[str, Fields]) -> Numbers:
@@ -84,9 +109,15 @@ class ScoringProtocol(ABC):
         self, truth: SequenceTruth, result: SequenceResult
     ) -> dict[str, dict[str, Fields]]:
         """By class and metric the fields that a combination reads: little to send around."""
+        return self.score_prepared(self.prepare_truth(truth), result)
+
+    def score_prepared(
+        self, prepared: PreparedTruth, result: SequenceResult
+    ) -> dict[str, dict[str, Fields]]:
+        """`score_sequence` with truth that `prepare_truth` gave."""
         return {
             name: {metric: _score(self.metrics[metric], d) for metric, d in data.items()}
-            for name, data in self.prepare(truth, result).items()
+            for name, data in self.compare(prepared, result).items()
         }
 
     def combine_sequences(

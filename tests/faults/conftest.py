@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ NUM_FRAMES = 6
 # Random weights are sure of nothing: low thresholds give tracks all the same.
 TRACKER = ("--set", "association.init_score_thr=0.1", "--set", "association.obj_score_thr=0.05")
 
-StartJob = Callable[..., "subprocess.Popen[str]"]
+StartJob = Callable[..., "AbstractContextManager[subprocess.Popen[str]]"]
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,11 @@ def stages(pristine_stages: Stages, tmp_path: Path) -> Stages:
 
 @pytest.fixture
 def start_job(repository: Path) -> StartJob:
-    """Starts a job as a process in a group of its own, as a shell does."""
+    """Starts a job as a process in a group of its own, as a shell does; leaving it kills it."""
 
-    def start(*arguments: object, **options: object) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+    @contextmanager
+    def start(*arguments: object, **options: object) -> "Iterator[subprocess.Popen[str]]":
+        with subprocess.Popen(
             [sys.executable, "-m", *map(str, arguments)],
             cwd=repository,
             stdout=subprocess.PIPE,
@@ -119,7 +122,12 @@ def start_job(repository: Path) -> StartJob:
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             **options,  # type: ignore[call-overload]
-        )
+        ) as job:
+            try:
+                yield job
+            finally:
+                if job.poll() is None:  # a test failed: nobody else would end it
+                    os.killpg(job.pid, signal.SIGKILL)
 
     return start
 

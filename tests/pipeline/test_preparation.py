@@ -8,7 +8,7 @@ import pytest
 import trackeval
 
 from datasets.schema import SequenceResult, SequenceTruth
-from pipeline.metrics.bdd100k import prepare_classes
+from pipeline.metrics.bdd100k import find_targets, prepare_classes
 from pipeline.metrics.overlap import overlaps
 from pipeline.metrics.preparation import check_result
 
@@ -20,7 +20,7 @@ UNIT = (0.0, 0.0, 10.0, 10.0)
 
 def _kept(truth: SequenceTruth, result: SequenceResult) -> list[int]:
     """Predictions left of each of two classes."""
-    return [data.num_tracks for data in prepare_classes(truth, result, 2)]
+    return [data.num_tracks for data in prepare_classes(find_targets(truth, 2), result, 2)]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_matched_prediction_stays_inside_a_crowd(
 ) -> None:
     truth = make_truth([(0, 1, 0, UNIT), (0, 2, 0, (0, 0, 99, 99), "crowd")], 1)
     result = make_result([(0, 5, 0, UNIT), (0, 6, 0, (1, 1, 10, 10))])
-    [data, _] = prepare_classes(truth, result, 2)
+    [data, _] = prepare_classes(find_targets(truth, 2), result, 2)
     assert (data.num_tracks, data.pair_iou.tolist()) == (1, [1.0])
 
 
@@ -88,7 +88,7 @@ def test_crowd_truth_is_no_target_and_frames_may_hold_nothing_else(
     make_truth: MakeTruth, make_result: MakeResult
 ) -> None:
     truth = make_truth([(0, 1, 0, UNIT, "crowd"), (0, 2, 1, UNIT, "ignored")], 3)
-    data = prepare_classes(truth, make_result([]), 2)
+    data = prepare_classes(find_targets(truth, 2), make_result([]), 2)
     assert [(d.num_frames, d.num_truth, d.num_tracks) for d in data] == [(3, 0, 0), (3, 0, 0)]
 
 
@@ -97,7 +97,7 @@ def test_ids_are_relabelled_in_ascending_order_and_rows_sorted_by_frame(
 ) -> None:
     truth = make_truth([(0, 70, 0, UNIT), (0, 7, 0, (50, 50, 60, 60)), (1, 7, 1, UNIT)], 2)
     result = make_result([(1, 900, 0, UNIT), (0, 4, 0, UNIT), (0, 900, 0, (50, 50, 60, 60))])
-    [first, second] = prepare_classes(truth, result, 2)
+    [first, second] = prepare_classes(find_targets(truth, 2), result, 2)
     assert first.truth_id.tolist() == [1, 0]
     assert first.track_frame.tolist() == [0, 0, 1]
     assert first.track_id.tolist() == [0, 1, 1]
@@ -109,7 +109,9 @@ def test_ids_are_relabelled_in_ascending_order_and_rows_sorted_by_frame(
 def test_boxes_are_scored_in_float64(make_truth: MakeTruth, make_result: MakeResult) -> None:
     third = 1 / 3
     truth = make_truth([(0, 1, 0, (0, 0, third, third))], 1)
-    [data, _] = prepare_classes(truth, make_result([(0, 1, 0, (0, 0, third, third))]), 2)
+    [data, _] = prepare_classes(
+        find_targets(truth, 2), make_result([(0, 1, 0, (0, 0, third, third))]), 2
+    )
     assert data.pair_iou.tolist() == [1.0]
 
 
@@ -120,7 +122,7 @@ def test_trimmed_boxes_are_those_of_the_stock_loader(
         make_truth([(0, 1, 0, (0, 0, 11, 11))], 1),
         make_result([(0, 1, 0, (0, 0, 11, 6))]),
     )
-    [data, _] = prepare_classes(truth, result, 2, trim_px=1.0)
+    [data, _] = prepare_classes(find_targets(truth, 2, trim_px=1.0), result, 2)
     assert data.pair_iou.tolist() == [0.5]
 
 
@@ -148,14 +150,16 @@ def test_equal_to_the_preparation_of_trackeval(
     dataset = trackeval.datasets.BDD100K.__new__(trackeval.datasets.BDD100K)
     dataset.class_name_to_class_id = {"0": 0, "1": 1, "2": 2}
     raw = _trackeval_raw_data(truth, result)
-    for index, found in enumerate(prepare_classes(truth, result, 3)):
+    for index, found in enumerate(prepare_classes(find_targets(truth, 3), result, 3)):
         expected = dataset.get_preprocessed_seq_data(raw, str(index))
         for key in ("num_gt_ids", "num_tracker_ids", "num_gt_dets", "num_tracker_dets"):
             assert found[key] == expected[key], key
         for key in ("gt_ids", "tracker_ids", "similarity_scores"):
             for ours, theirs in zip(found[key], expected[key], strict=True):
                 np.testing.assert_array_equal(ours, theirs, err_msg=key)
-    assert sum(data.num_tracks for data in prepare_classes(truth, result, 3)) < len(result.tracks)
+    assert sum(
+        data.num_tracks for data in prepare_classes(find_targets(truth, 3), result, 3)
+    ) < len(result.tracks)
 
 
 def _trackeval_raw_data(truth: SequenceTruth, result: SequenceResult) -> dict[str, Any]:
