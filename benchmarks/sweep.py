@@ -34,18 +34,12 @@ from pipeline.evaluate import EvaluationConfig, build_protocol
 from pipeline.frames import read_truth
 from pipeline.overrides import apply_overrides
 from pipeline.recipes import find_recipe
-from pipeline.search.batch import Plan, run_batch
+from pipeline.search.batch import Plan, ReplayPool, run_batch
 from pipeline.search.data import SweepData, load_all
 from pipeline.search.proposals import Proposal
 from pipeline.search.space import default_space
 from pipeline.search.study import resolve_storage
-from pipeline.search.trial import (
-    Replayed,
-    ReplayTask,
-    load_sequence,
-    replay_sequence,
-    replay_task,
-)
+from pipeline.search.trial import ReplayData, load_sequence, replay_sequence, replay_task
 from pipeline.search.workers import TunePool
 from pipeline.store import Artefact
 
@@ -53,8 +47,6 @@ CONFIG = find_recipe("qdtrack_frcnn_r50_bdd100k")
 PROTOCOL = build_protocol(EvaluationConfig())
 NUM_WORKERS = 2
 MIB = 2**20
-
-Pool = TunePool[ReplayTask, dict[str, Replayed]]
 
 
 def main() -> None:
@@ -72,7 +64,9 @@ def main() -> None:
     if {"trial", "memory", "scaling"} & set(arguments.what):
         frames, detections = make_cache(str(arguments.cache / "200"), num_sequences=200)
         data = load_all(frames, detections, CONFIG.association, PROTOCOL)
+        shared = ReplayData(PROTOCOL, data.references)
         with TunePool(replay_task, NUM_WORKERS) as pool:
+            pool.share(shared)
             seconds = time_trials(pool, data, [0.5], "warm up")
             seconds = time_trials(pool, data, [0.5], "one")
             if "trial" in arguments.what:
@@ -83,6 +77,7 @@ def main() -> None:
                 two = time_trials(pool, data, np.linspace(0.3, 0.7, 4), "two workers")
         if "scaling" in arguments.what:
             with TunePool(replay_task, 1) as pool:
+                pool.share(shared)
                 time_trials(pool, data, [0.5], "warm up")
                 one = time_trials(pool, data, np.linspace(0.3, 0.7, 4), "one worker")
             print(f"scaling: 4 trials, one worker {one:.1f} s, two {two:.1f} s")
@@ -91,7 +86,9 @@ def main() -> None:
         report_overhead(arguments.cache)
 
 
-def time_trials(pool: Pool, data: SweepData, thresholds: Sequence[float], label: str) -> float:
+def time_trials(
+    pool: ReplayPool, data: SweepData, thresholds: Sequence[float], label: str
+) -> float:
     """Seconds for some full trials in one batch; the combined scores are made, too."""
     order = list(data.references)
     plan = Plan(
@@ -99,7 +96,6 @@ def time_trials(pool: Pool, data: SweepData, thresholds: Sequence[float], label:
         objectives=("mMOTA",),
         order=order,
         rungs=[len(order)],
-        references=data.references,
         num_frames={name: summary.num_frames for name, summary in data.summaries.items()},
     )
     trials = {
@@ -197,11 +193,12 @@ def _store_bytes() -> int:
 
 def report_overhead(cache: Path, num_trials: int = 50) -> None:
     """Print the time of a whole search beside the bare work of its trials."""
-    from pipeline.sweep import SweepOptions, SweepPlaces, run_sweep
+    from pipeline.search.options import SweepOptions, SweepPlaces
+    from pipeline.sweep import run_sweep
 
     frames, detections = make_cache(str(cache / "100"), num_sequences=100)
     options = SweepOptions(
-        space=default_space(CONFIG), num_trials=num_trials, is_pruned=False, num_best=1
+        space=default_space(CONFIG), num_trials=num_trials, may_prune=False, num_best=1
     )
     name = f"overhead {time.time()}"
     places = SweepPlaces(
@@ -260,7 +257,9 @@ def _replay_bare(
 ) -> None:
     configs = [apply_overrides(CONFIG, values).association for values in settings]
     sequences = [
-        load_sequence((frames.part(name), detections.part(name)), build_tracker(configs[0]))
+        load_sequence(
+            (frames.part(name), detections.part(name)), build_tracker(configs[0]), PROTOCOL
+        )
         for name in names
     ]
     replay_sequence(PROTOCOL, build_tracker(configs[0]), sequences[0])

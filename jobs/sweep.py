@@ -14,8 +14,9 @@ from jobs import command, options
 
 if TYPE_CHECKING:
     from pipeline.config import ExperimentConfig
+    from pipeline.search.options import SweepOptions, SweepPlaces
     from pipeline.store import Artefact
-    from pipeline.sweep import SweepOptions, SweepOutcome, SweepPlaces
+    from pipeline.sweep import SweepOutcome
 
 _SHOWN = ("mMOTA", "mIDF1", "mHOTA", "HOTA", "MOTA", "IDF1", "IDSw", "FP", "FN")
 _UNREAD = {
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _how(arguments: argparse.Namespace, config: "ExperimentConfig") -> "SweepOptions":
+    from pipeline.search.options import SweepOptions
     from pipeline.search.space import default_space, parse_space
-    from pipeline.sweep import SweepOptions
 
     space = parse_space(arguments.space, config) if arguments.space else default_space(config)
     return SweepOptions(
@@ -59,7 +60,7 @@ def _how(arguments: argparse.Namespace, config: "ExperimentConfig") -> "SweepOpt
         num_trials=arguments.trials,
         sampler=arguments.sampler,
         seed=arguments.seed,
-        is_pruned=not arguments.no_pruning,
+        may_prune=not arguments.no_pruning,
         batch_size=arguments.batch_size,
         max_failed_share=arguments.max_failed,
         num_best=arguments.best,
@@ -67,8 +68,8 @@ def _how(arguments: argparse.Namespace, config: "ExperimentConfig") -> "SweepOpt
 
 
 def _where(arguments: argparse.Namespace, detections: "Artefact") -> "SweepPlaces":
+    from pipeline.search.options import SweepPlaces
     from pipeline.search.study import resolve_storage
-    from pipeline.sweep import SweepPlaces
 
     name = f"{detections.dataset}-{detections.split}-{detections.fingerprint}"
     return SweepPlaces(
@@ -84,7 +85,7 @@ def _where(arguments: argparse.Namespace, detections: "Artefact") -> "SweepPlace
 def _write_files(
     outcome: "SweepOutcome", arguments: argparse.Namespace, places: "SweepPlaces"
 ) -> Path:
-    from pipeline.store import encode_name, is_local, open_filesystem
+    from pipeline.locations import encode_name, is_local, open_filesystem
 
     folder: Path | None = arguments.out
     if folder is None:
@@ -102,6 +103,7 @@ def _write_files(
 def _print_outcome(outcome: "SweepOutcome", how: "SweepOptions", folder: Path) -> None:
     from pipeline.evaluate import align_columns
     from pipeline.leaderboard import format_number
+    from pipeline.search.report import OVERLAY_FILE, PAGE_FILE, TABLE_FILE
 
     shown = list(dict.fromkeys((*how.objectives, *_SHOWN)))
     shown = [name for name in shown if name in outcome.own.metrics]
@@ -117,11 +119,7 @@ def _print_outcome(outcome: "SweepOutcome", how: "SweepOptions", folder: Path) -
         before = own.settings[path]
         print(f"{path} = {value}" + ("" if value == before else f"   (recipe: {before})"))
     print()
-    for label, name in (
-        ("settings", "best.toml"),
-        ("page", "sweep.html"),
-        ("trials", "trials.csv"),
-    ):
+    for label, name in (("settings", OVERLAY_FILE), ("page", PAGE_FILE), ("trials", TABLE_FILE)):
         print(f"{label:14}{folder / name}")
     print(f"{'tracks':14}{outcome.best[0][1].tracks.folder}")
 
@@ -158,7 +156,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sampler",
         metavar="NAME",
         default="tpe",
-        help="tpe, random, grid, cmaes, gp, nsga2, nsga3 or qmc",
+        help="tpe, random, grid, qmc; cmaes, gp, nsga2 and nsga3, which score every trial on all "
+        "sequences",
     )
     search.add_argument("--seed", metavar="N", type=int, default=0, help="of sampler and order")
     search.add_argument(

@@ -3,12 +3,16 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+"""Takes one line for the person who watches."""
 
 _LOG_EVERY_S: Final = 30.0
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from pipeline.store import is_local
+from pipeline.locations import is_local, local_folder
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,21 @@ def resolve_tracking_uri(option: str | None, output_root: str) -> str:
 def database_path(uri: str) -> Path | None:
     """File of a database; None for a server."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+
+
+def check_tracking(option: str | None, output_root: str) -> None:
+    """Make sure, without loading MLflow, that there is a server or a database to write to.
+
+    Raises:
+        RunLogError: see `resolve_tracking_uri`, `check_server` and `sole_opener`.
+    """
+    uri = resolve_tracking_uri(option, output_root)
+    database = database_path(uri)
+    if database is None:
+        check_server(uri)
+    else:
+        with sole_opener(database):
+            pass
 
 
 def check_server(uri: str) -> None:
@@ -101,12 +116,11 @@ def sole_opener(database: Path) -> Iterator[None]:
 
 
 def _default_database(output_root: str) -> str:
-    folder = Path(output_root.removeprefix("file://"))
+    database = local_folder(output_root).resolve() / "mlflow.db"
     if not is_local(output_root):
-        folder = Path.home() / "quasar"
         logger.warning(
             "%s cannot hold a database: runs are logged to %s on this machine; name a server with "
             "--tracking-uri to share them",
-            *(output_root, folder / "mlflow.db"),
+            *(output_root, database),
         )
-    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{database}"

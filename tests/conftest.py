@@ -52,6 +52,17 @@ def shared() -> Path:
     return path
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Images as small as tests have cost thirty times as much on two threads of a busy machine."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """The one Ray of the suite: 2 CPUs, no dashboard, a small object store."""
@@ -75,6 +86,24 @@ def ray_session() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def make_mlflow_database(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Path], str]:
+    """Puts an empty MLflow database into a folder and gives its address: a copy of one that MLflow
+    made, which takes it seconds."""
+    from pipeline.runlog import RunLog
+
+    made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    RunLog(f"sqlite:///{made}", str(made.parent))
+
+    def make(folder: Path) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{shutil.copy(made, folder / 'mlflow.db')}"
+
+    return make
 
 
 @pytest.fixture(scope="session")

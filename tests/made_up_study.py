@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from models.search_space import Choices, Dimension, Interval
+from pipeline.search.options import SweepOptions
 from pipeline.search.proposals import propose
 from pipeline.search.study import FinishedTrial
-from pipeline.sweep import SweepOptions
 
 SPACE: Final[dict[str, Dimension]] = {
     "association.match_score_thr": Interval(0.1, 0.9),

@@ -10,7 +10,7 @@ for three frames, which would be 0.6 s in place of 0.1 s.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
@@ -34,6 +34,20 @@ EXTRA: Final = "baselines"
 _LIBRARY: Final = ("supervision", "trackers")
 _BUFFER_RATE: Final = 30.0
 """Frames per second at which the library's buffer of lost tracks counts plain frames."""
+_LIBRARY_CLASSES: Final = {
+    "sort": "SORTTracker",
+    "bytetrack": "ByteTrackTracker",
+    "ocsort": "OCSORTTracker",
+}
+_ARGUMENTS: Final = {
+    "init_score_thr": "track_activation_threshold",
+    "high_score_thr": "high_conf_det_threshold",
+    "match_iou_thr": "minimum_iou_threshold",
+    "direction_weight": "direction_consistency_weight",
+    "direction_frames": "delta_t",
+    "min_frames": "minimum_consecutive_frames",
+}
+"""Our names of settings to the library's, which it also keeps them under."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +151,19 @@ class MotionTracker:
         Raises:
             ValueError: the library is not installed; says how to get it.
         """
-        self.config = config
-        """The settings really used."""
         supervision, trackers = _load_library(config.kind)
+        self._kind = type(config)
         self._make_tracker = _tracker_maker(config, trackers)
         self._make_detections = supervision.Detections
         self._trackers: dict[int, Any] = {}
         self._ids: dict[tuple[int, int], int] = {}
         self._last_frame: int | None = None
+
+    @property
+    def config(self) -> MotionConfig:
+        """The settings really used, read from what the library made of them."""
+        made = next(iter(self._trackers.values()), None)
+        return _read_back(self._kind, self._make_tracker() if made is None else made)
 
     def update(
         self,
@@ -238,30 +257,27 @@ def _load_library(kind: str) -> tuple[Any, Any]:
 
 
 def _tracker_maker(config: MotionConfig, trackers: Any) -> Callable[[], Any]:
-    shared = {
-        "lost_track_buffer": config.max_missed_frames,
-        "frame_rate": _BUFFER_RATE,
-        "minimum_consecutive_frames": config.min_frames,
-        "minimum_iou_threshold": config.match_iou_thr,
+    arguments = {
+        argument: getattr(config, name)
+        for name, argument in _ARGUMENTS.items()
+        if hasattr(config, name)
     }
-    if isinstance(config, SortConfig):
-        return partial(
-            trackers.SORTTracker, track_activation_threshold=config.init_score_thr, **shared
-        )
-    if isinstance(config, ByteTrackConfig):
-        return partial(
-            trackers.ByteTrackTracker,
-            track_activation_threshold=config.init_score_thr,
-            high_conf_det_threshold=config.high_score_thr,
-            **shared,
-        )
     return partial(
-        trackers.OCSORTTracker,
-        high_conf_det_threshold=config.high_score_thr,
-        direction_consistency_weight=config.direction_weight,
-        delta_t=config.direction_frames,
-        **shared,
+        getattr(trackers, _LIBRARY_CLASSES[config.kind]),
+        lost_track_buffer=config.max_missed_frames,
+        frame_rate=_BUFFER_RATE,
+        **arguments,
     )
+
+
+def _read_back(kind: type[MotionConfig], tracker: Any) -> MotionConfig:
+    """The settings that a tracker of the library holds."""
+    held = {
+        field.name: getattr(tracker, _ARGUMENTS[field.name])
+        for field in fields(kind)
+        if field.name in _ARGUMENTS
+    }
+    return kind(max_missed_frames=tracker.maximum_frames_without_update, **held)
 
 
 def _check_memory(min_frames: int, max_missed_frames: int) -> None:

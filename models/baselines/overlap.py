@@ -120,9 +120,9 @@ class OverlapTracker:
             )
             survivors = frame.detections.subset(kept)
             ids = self._continue_tracks(frame_index, survivors)
-            is_born = (ids == NO_IDENTITY) & (survivors.scores > self.config.init_score_thr)
-            born = is_born.nonzero()[0]
-            ids[born] = self._memory.create(frame_index, survivors.select(born))
+            self._memory.create_where_missing(
+                ids, frame_index, survivors, self.config.init_score_thr
+            )
             published[frame.rows[kept]] = ids
         self._memory.expire(frame_index, self.config.memo_frames)
         return published

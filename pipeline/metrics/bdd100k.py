@@ -117,13 +117,13 @@ class Bdd100kProtocol(ScoringProtocol):
         for_hota = official
         if self.box_convention == "stock":
             for_hota = find_targets(truth, len(self.classes), trim_px=1.0)
-        return BddTruth(truth=truth, official=official, for_hota=for_hota)
+        return BddTruth(source=truth, official=official, for_hota=for_hota)
 
     def compare(
         self, prepared: BddTruth, result: SequenceResult
     ) -> Mapping[str, Mapping[str, ClassData]]:
         """Class data without crowd, ignored and excused boxes; see `ScoringProtocol.compare`."""
-        check_result(prepared.truth, result, len(self.classes))
+        check_result(prepared.source, result, len(self.classes))
         official = for_hota = prepare_classes(prepared.official, result, len(self.classes))
         if prepared.for_hota is not prepared.official:
             for_hota = prepare_classes(prepared.for_hota, result, len(self.classes))

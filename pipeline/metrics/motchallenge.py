@@ -85,7 +85,7 @@ class MotChallengeProtocol(ScoringProtocol):
         )
         is_pedestrian = (annotations.class_index == 0) & ~annotations.ignored
         return MotTruth(
-            truth=truth,
+            source=truth,
             side=side,
             is_target=is_pedestrian[side.source_row],
             is_distractor=self._is_distractor(annotations)[side.source_row],
@@ -95,7 +95,7 @@ class MotChallengeProtocol(ScoringProtocol):
         self, prepared: MotTruth, result: SequenceResult
     ) -> Mapping[str, Mapping[str, ClassData]]:
         """Class data without predictions on distractors; see `ScoringProtocol.compare`."""
-        truth, tracks = prepared.truth, result.tracks
+        truth, tracks = prepared.source, result.tracks
         check_result(truth, result, 1)
         track_side = make_side(
             frame_index=tracks.frame_index,

@@ -25,7 +25,8 @@ Numbers = dict[str, int | float]
 class PreparedTruth:
     """The truth of one sequence as a protocol wants it; each adds what it needs."""
 
-    truth: SequenceTruth
+    source: SequenceTruth
+    """As it was read."""
 
 
 @dataclass(frozen=True, kw_only=True)

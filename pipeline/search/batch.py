@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from models.config_io import config_to_dict
 from pipeline.associate import AssociationConfig
 from pipeline.evaluate import tabulate
 from pipeline.leaderboard import LESS_IS_BETTER, headline_numbers
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.search.proposals import Proposal
 from pipeline.search.rungs import promoted
+from pipeline.search.space import SEARCHED
 from pipeline.search.study import FinishedTrial
-from pipeline.search.trial import Replayed, ReplayTask, SequenceFields, check_settings
+from pipeline.search.trial import ReplayData, Replayed, ReplayTask, SequenceFields
 from pipeline.search.workers import DROPPED, Outcome, TunePool
+
+ReplayPool = TunePool[ReplayData, ReplayTask, dict[str, Replayed]]
+"""Workers that do `replay_task`."""
 
 _FRAMES_PER_TASK: Final = 1000
 """Some tenths of a second: long beside a hand-over, short beside the end of a rung."""
@@ -31,8 +36,6 @@ class Plan:
     """Sequences in the order in which every trial sees them."""
     rungs: Sequence[int]
     """Numbers of sequences after which trials are compared; the last is all."""
-    references: Mapping[str, Any]
-    """By sequence; see `SweepData`."""
     num_frames: Mapping[str, int]
     """By sequence."""
 
@@ -72,7 +75,7 @@ class _Running:
 
 
 def run_batch(
-    pool: TunePool[ReplayTask, dict[str, Replayed]],
+    pool: ReplayPool,
     plan: Plan,
     trials: Mapping[int, tuple[Proposal, AssociationConfig]],
     earlier: Sequence[FinishedTrial],
@@ -82,7 +85,7 @@ def run_batch(
     """Score the trials of a batch; a rung is decided when all of them have reached it.
 
     Args:
-        pool: workers that do `replay_task`.
+        pool: of workers that were given the data.
         plan: of the sweep.
         trials: by number, what is to be tried; number 0 is never stopped early.
         earlier: all trials of the batches before.
@@ -112,13 +115,39 @@ def run_batch(
     return [trial.finish(plan.objectives) for trial in running]
 
 
+def check_settings(
+    sampled: Mapping[str, Any], asked: AssociationConfig, held: Mapping[str, Any]
+) -> None:
+    """Refuse a trial whose tracker did not hold what was sampled for it.
+
+    Args:
+        sampled: the settings of the trial by dotted path, which are all of the association's.
+        asked: the config made of them.
+        held: what the tracker says of itself, by name.
+
+    Raises:
+        ValueError: names the settings that differ.
+    """
+    wanted = {
+        **config_to_dict(asked),
+        **{path.removeprefix(f"{SEARCHED}."): value for path, value in sampled.items()},
+    }
+    wrong = [
+        f"{name} is {held.get(name)!r} in place of {wanted.get(name)!r}"
+        for name in sorted({*wanted, *held})
+        if held.get(name) != wanted.get(name) or name not in held or name not in wanted
+    ]
+    if wrong:
+        raise ValueError(f"the tracker did not hold the sampled settings: {', '.join(wrong)}")
+
+
 def headline(protocol: ScoringProtocol, fields: Mapping[str, SequenceFields]) -> dict[str, Any]:
     """All headline metrics over some sequences, by the combination of the full evaluation."""
     return headline_numbers(tabulate(protocol, protocol.combine_sequences(fields))[0])
 
 
 def _score(
-    pool: TunePool[ReplayTask, dict[str, Replayed]],
+    pool: ReplayPool,
     plan: Plan,
     trials: list[_Running],
     names: list[str],
@@ -128,30 +157,33 @@ def _score(
     """Add to every trial what it achieves on some more sequences, or why it failed."""
     by_number = {trial.number: trial for trial in trials}
     tasks = {
-        (trial.number, size, index): ReplayTask(
-            plan.protocol, trial.association, [(name, plan.references[name]) for name in block]
-        )
+        (trial.number, size, index): ReplayTask(trial.association, block)
         # Block by block, so that a trial that fails does so early.
         for index, block in enumerate(_blocks(names, plan.num_frames))
         for trial in trials
     }
+    reasons: dict[int, dict[int, str]] = {}
     for outcome in pool.run(tasks, meanwhile):
-        trial = by_number[outcome.key[0]]
-        if trial.reason:
-            continue
-        trial.reason = _take(trial, outcome)
-        if trial.reason:
-            pool.drop([key for key in tasks if key[0] == trial.number])
+        number, _, index = outcome.key
+        reason = _take(by_number[number], outcome)
+        if reason and number not in reasons:
+            pool.drop([key for key in tasks if key[0] == number])
+        if reason:
+            reasons.setdefault(number, {})[index] = reason
+    for number, by_block in reasons.items():
+        # Of the first block: tasks are begun in order, so it never depends on who was faster.
+        by_number[number].reason = by_block[min(by_block)]
 
 
 def _take(trial: _Running, outcome: Outcome) -> str:
     """Keep what a task brought; the reason if it failed."""
+    if outcome.error == DROPPED:
+        return ""
     if outcome.error is not None:
-        assert outcome.error != DROPPED
         return outcome.error
     for name, replayed in outcome.value.items():
         try:
-            check_settings(trial.association, replayed.settings)
+            check_settings(trial.proposal.settings, trial.association, replayed.settings)
         except ValueError as error:
             return f"sequence {name!r}: {error}"
         trial.fields[name] = replayed.fields

@@ -59,7 +59,7 @@ def load_all(
         frames: finished artefact that holds the truth.
         detections: finished artefact over the same frames.
         association: of the kind that is to replay them.
-        protocol: whose classes are counted.
+        protocol: that is to score them.
 
     Raises:
         ValueError: a sequence that cannot be replayed or scored; names it.
@@ -78,10 +78,10 @@ def load_all(
         everything = list(parts)
         for start in range(0, len(everything), _READERS):
             names = everything[start : start + _READERS]
-            loaded = readers.map(lambda name: load_sequence(parts[name], tracker), names)
+            loaded = readers.map(lambda name: load_sequence(parts[name], tracker, protocol), names)
             for name, sequence in zip(names, loaded, strict=True):
                 references[name] = ray.put(sequence)
-                summaries[name] = _summarise(sequence, len(protocol.classes))
+                summaries[name] = summarise(sequence, len(protocol.classes))
                 bar.advance(note=name)
     return SweepData(references=references, summaries=summaries)
 
@@ -119,10 +119,12 @@ def check_classes(data: SweepData, protocol: ScoringProtocol) -> None:
         )
 
 
-def _summarise(sequence: ReplaySequence, num_classes: int) -> SequenceSummary:
+def summarise(sequence: ReplaySequence, num_classes: int) -> SequenceSummary:
+    """What the driver keeps of a sequence; `num_classes` are the benchmark's."""
+    truth = sequence.truth.source
     return SequenceSummary(
-        num_frames=sequence.truth.num_frames,
-        truth_per_class=_count(sequence.truth.annotations.class_index, num_classes),
+        num_frames=truth.num_frames,
+        truth_per_class=_count(truth.annotations.class_index, num_classes),
         detections_per_class=_count(sequence.detections.class_indices, num_classes),
         num_bytes=sequence.num_bytes,
     )

@@ -4,9 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from models.search_space import Choices, Dimension
+from pipeline import page_tables as tables
 from pipeline.leaderboard import COUNTS, LESS_IS_BETTER, Number, format_number
 from pipeline.page import document, figure
 from pipeline.search.charts import field_name, format_setting, reached, sweep_charts
@@ -16,7 +17,7 @@ from pipeline.search.space import describe
 from pipeline.search.study import FinishedTrial, State
 
 if TYPE_CHECKING:
-    from pipeline.sweep import SweepOptions
+    from pipeline.search.options import SweepOptions
 
 Best = Sequence[tuple[FinishedTrial, Mapping[str, Number]]]
 """Trials, and all metrics of each by the full evaluation."""
@@ -97,7 +98,7 @@ def _facts(trials: Sequence[FinishedTrial], options: "SweepOptions") -> str:
         facts.append((f"failed {count} times" if count > 1 else "failed once", reason))
     if len(reasons) > _MAX_REASONS:
         facts.append(("failed", f"for {len(reasons) - _MAX_REASONS} more reasons, see the trials"))
-    return f"<section><h2>What was searched</h2>{_definitions(facts)}</section>"
+    return f"<section><h2>What was searched</h2>{tables.definitions(facts)}</section>"
 
 
 def _describe_rungs(trials: Sequence[FinishedTrial]) -> str:
@@ -119,18 +120,18 @@ def _scores(best: Best, own: Mapping[str, Number], objectives: Sequence[str]) ->
         known = [sign * value for value in values if value is not None]
         top = max(known) if len(set(known)) > 1 else None
         cells = [
-            _cell(
+            tables.cell(
                 escape(format_number(name, value)) + _difference(name, value, values[0]),
                 "best" if value is not None and sign * value == top else "",
             )
             for value in values
         ]
-        lines.append(_line(name, cells))
+        lines.append(tables.line(name, cells))
     heading = ["metric", *_names(trial for trial, _ in best)]
     return f"""<section><h2>The best found</h2>
 <p class="muted">By the full evaluation of all sequences; beside each number its difference from
 the recipe's own setting</p>
-{_table(heading, lines, "Scores")}</section>"""
+{tables.plain_table(heading, lines, "Scores", "compared")}</section>"""
 
 
 def _difference(name: str, value: Number, own: Number) -> str:
@@ -148,21 +149,21 @@ def _settings(
     for path, values in describe(space).items():
         before = own.settings[path]
         cells = [
-            _cell(escape(values.replace(",", ", ")), "range"),
-            _cell(escape(format_setting(before))),
+            tables.cell(escape(values.replace(",", ", ")), "range"),
+            tables.cell(escape(format_setting(before))),
         ]
         for trial in best:
             value = trial.settings[path]
             end = _end(space[path], value)
             hint = f"<small>{end} end</small>" if end else ""
             kind = "same" if value == before else "changed"
-            cells.append(_cell(escape(format_setting(value)) + hint, kind))
-        lines.append(_line(field_name(path), cells))
+            cells.append(tables.cell(escape(format_setting(value)) + hint, kind))
+        lines.append(tables.line(field_name(path), cells))
     heading = ["setting", "searched", *_names(best)]
     return f"""<section><h2>Settings</h2>
 <p class="muted">Bold where they differ from the recipe's own; at the low or high end of what was
 searched, a wider range may hold better ones</p>
-{_table(heading, lines, "Settings")}</section>"""
+{tables.plain_table(heading, lines, "Settings", "compared")}</section>"""
 
 
 def _end(dimension: Dimension, value: Any) -> str:
@@ -225,53 +226,39 @@ def _all_trials(trials: Sequence[FinishedTrial], options: "SweepOptions") -> str
     objectives, directions = options.objectives, options.directions
     sign = 1.0 if directions[0] == "minimize" else -1.0
     ordered = sorted(trials, key=lambda t: math.inf if t.values is None else sign * t.values[0])
-    heading = [
-        _column("trial", "ascending", is_name=True),
-        _column("state", "ascending"),
+    columns = [
+        tables.column("trial", "ascending", is_name=True),
+        tables.column("state", "ascending"),
         *(
-            _column(name, _first(direction), is_sorted=position == 0)
+            tables.column(name, _first(direction), is_sorted=position == 0)
             for position, (name, direction) in enumerate(zip(objectives, directions, strict=True))
         ),
-        _column("sequences", "descending"),
-        *(_column(field_name(path), "ascending") for path in options.space),
+        tables.column("sequences", "descending"),
+        *(tables.column(field_name(path), "ascending") for path in options.space),
     ]
-    entries = "\n".join(_entry(trial, options) for trial in ordered)
+    entries = (_entry(trial, options) for trial in ordered)
     return f"""<section><h2>All trials</h2>
 <p class="muted">A trial opens to all its metrics, to what its tracker held, and to why it failed
 </p>
-<div class="scroll tall" tabindex="0" role="region" aria-label="All trials">
-<table class="board trials"><thead><tr>{"".join(heading)}</tr></thead>
-{entries}
-</table></div></section>"""
+{tables.board(columns, entries, "All trials", "trials")}</section>"""
 
 
-def _first(direction: str) -> str:
+def _first(direction: str) -> Literal["ascending", "descending"]:
     """Which way a column is sorted first: the best on top."""
     return "ascending" if direction == "minimize" else "descending"
-
-
-def _column(text: str, first: str, *, is_name: bool = False, is_sorted: bool = False) -> str:
-    name = ' class="name"' if is_name else ""
-    order = f' aria-sort="{first}"' if is_sorted else ""
-    return f'<th scope="col"{name} data-first="{first}"{order}><button>{escape(text)}</button></th>'
 
 
 def _entry(trial: FinishedTrial, options: "SweepOptions") -> str:
     identifier = f"trial-{trial.number}"
     num_sequences = max(trial.rungs, default=None)
-    columns = [
-        f'<td data-value="{trial.state}">{trial.state}</td>',
+    cells = [
+        tables.name_cell(str(trial.number), str(trial.number), opens=identifier),
+        tables.value_cell(trial.state, trial.state),
         *(_objective_cell(trial, index, name) for index, name in enumerate(options.objectives)),
-        _value_cell(num_sequences),
-        *(_value_cell(trial.settings[path]) for path in options.space),
+        _setting_cell(num_sequences),
+        *(_setting_cell(trial.settings[path]) for path in options.space),
     ]
-    return (
-        f'<tbody class="entry"><tr><th scope="row" class="name" data-value="{trial.number}">'
-        f'<button class="toggle" aria-expanded="false" aria-controls="{identifier}">'
-        f"<span>{trial.number}</span></button></th>{''.join(columns)}</tr>"
-        f'<tr class="detail" id="{identifier}" hidden><td colspan="{1 + len(columns)}">'
-        f'<div class="detail-body">{_detail(trial)}</div></td></tr></tbody>'
-    )
+    return tables.entry(cells, identifier=identifier, detail=_detail(trial))
 
 
 def _objective_cell(trial: FinishedTrial, index: int, name: str) -> str:
@@ -279,21 +266,21 @@ def _objective_cell(trial: FinishedTrial, index: int, name: str) -> str:
     score = reached(trial, index)
     text = format_number(name, score)
     if trial.values is None:
-        return f'<td class="same" data-value="">{text}</td>'
-    return f'<td data-value="{score!r}">{text}</td>'
+        return tables.value_cell(text, None, "same")
+    return tables.value_cell(text, score)
 
 
-def _value_cell(value: Any) -> str:
+def _setting_cell(value: Any) -> str:
     if value is None:
-        return '<td data-value="">–</td>'
-    sorted_by = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'<td data-value="{escape(sorted_by)}">{escape(format_setting(value))}</td>'
+        return tables.value_cell("–", None)
+    sorted_by = str(value).lower() if isinstance(value, bool) else value
+    return tables.value_cell(escape(format_setting(value)), sorted_by)
 
 
 def _detail(trial: FinishedTrial) -> str:
     facts = [("failed because", trial.reason)] if trial.reason else []
     if trial.metrics:
-        numbers = (f"{n} {format_number(n, _finite(v))}" for n, v in trial.metrics.items())
+        numbers = (f"{n} {format_number(n, v)}" for n, v in trial.metrics.items())
         facts.append(("metrics", ", ".join(numbers)))
     if len(trial.rungs) > 1:
         rungs = (f"{score:.2f} on {size}" for size, score in sorted(trial.rungs.items()))
@@ -302,34 +289,11 @@ def _detail(trial: FinishedTrial) -> str:
     shown = ", ".join(f"{name} {value}" for name, value in settings.items())
     facts.append(("held by its tracker" if trial.held else "asked for", shown))
     facts.append(("took", f"{trial.seconds:.1f} s"))
-    return _definitions(facts)
+    return tables.definitions(facts)
 
 
 def _names(best: Iterable[FinishedTrial]) -> list[str]:
     return ["recipe's own", *(f"trial {trial.number}" for trial in best)]
-
-
-def _table(heading: Sequence[str], lines: Iterable[str], label: str) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heading[1:])
-    return (
-        f'<div class="numbers compared" tabindex="0" role="region" aria-label="{label}"><table>'
-        f'<thead><tr><th scope="col" class="name">{escape(heading[0])}</th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _line(name: str, cells: Iterable[str]) -> str:
-    return f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
-
-
-def _cell(content: str, kind: str = "") -> str:
-    """A cell of HTML."""
-    return f'<td class="{kind}">{content}</td>' if kind else f"<td>{content}</td>"
-
-
-def _definitions(facts: Iterable[tuple[str, str]]) -> str:
-    listed = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts)
-    return f"<dl>{listed}</dl>"
 
 
 def _finite(value: Number) -> Number:

@@ -43,9 +43,16 @@ _SAMPLERS: Final[Mapping[str, Callable[[int], optuna.samplers.BaseSampler]]] = {
 SAMPLERS: Final = (*_SAMPLERS, GRID)
 """Names of all ways to search."""
 
+_BLIND: Final = frozenset({"random", "qmc", GRID})
+"""Samplers that never look at a score."""
 _SEQUENTIAL: Final = frozenset({"qmc"})
 """Samplers that count what they gave out, rather than look at what it was worth."""
 _ONE_OBJECTIVE: Final = frozenset({"cmaes"})
+_LEARNS_FROM_PRUNED: Final = frozenset({"tpe"})
+_BLIND_TO_PRUNED: Final = frozenset({"cmaes", "gp", "nsga2", "nsga3"})
+"""Samplers that learn from complete trials only: pruning would leave them little to learn from."""
+_NUMBERS_ONLY: Final = frozenset({"cmaes"})
+"""Samplers that draw choices at random."""
 
 
 class Proposal(NamedTuple):
@@ -66,6 +73,36 @@ def check_sampler(name: str, num_objectives: int) -> None:
     if num_objectives > 1 and name in _ONE_OBJECTIVE:
         others = ", ".join(other for other in SAMPLERS if other not in _ONE_OBJECTIVE)
         raise ValueError(f"--sampler {name} takes one --metric only; for several: {others}")
+
+
+def can_prune(sampler: str) -> bool:
+    """Whether a sampler does as well where most trials are stopped early."""
+    return sampler not in _BLIND_TO_PRUNED
+
+
+def describe_limits(sampler: str, space: Mapping[str, Dimension], own: Settings) -> list[str]:
+    """What a person should know of a search before it begins: a line for each, mostly none.
+
+    Args:
+        sampler: one of `SAMPLERS`.
+        space: what is searched.
+        own: the recipe's own values.
+    """
+    lines = []
+    choices = [path for path, dimension in space.items() if isinstance(dimension, Choices)]
+    if sampler in _NUMBERS_ONLY and choices:
+        lines.append(f"--sampler {sampler} draws choices at random: {', '.join(choices)}")
+    outside = [
+        f"{path}={own[path]}"
+        for path, distribution in distributions(space).items()
+        if not is_inside(distribution, own[path])
+    ]
+    if outside and sampler not in _BLIND:
+        lines.append(
+            f"the recipe's own {', '.join(outside)} lies outside of what is searched: it is trial "
+            "0, and the sampler does not learn from it"
+        )
+    return lines
 
 
 def propose(
@@ -99,7 +136,7 @@ def propose(
     wanted = distributions(space)
     study = optuna.create_study(directions=list(directions))
     for trial in history:
-        _recall(study, trial, wanted, directions)
+        _recall(study, trial, wanted, directions, sampler)
     if sampler in _SEQUENTIAL:
         study.sampler = _make(sampler, seed)
         for _ in range(1, numbers[0]):
@@ -141,18 +178,20 @@ def _recall(
     trial: "FinishedTrial",
     wanted: Mapping[str, BaseDistribution],
     directions: Sequence[str],
+    sampler: str,
 ) -> None:
-    """Let the sampler know of a finished trial; a failed one is as bad as the worst before it.
+    """Let the sampler know of a finished trial, of a failed one as the worst of all.
 
     The recipe's own setting is not told where it lies outside of the space.
     """
     if any(not is_inside(wanted[path], trial.settings[path]) for path in wanted):
         return
     values: list[float] | None = None
+    has_one_objective = len(directions) == 1
     if trial.state == "complete":
         assert trial.values is not None
         values = list(trial.values)
-    elif trial.state == "failed":
+    elif trial.state == "failed" and not (sampler in _LEARNS_FROM_PRUNED and has_one_objective):
         known = [t.values for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         if not known:
             return
@@ -160,6 +199,9 @@ def _recall(
             (min if direction == "maximize" else max)(column)
             for direction, column in zip(directions, zip(*known, strict=True), strict=True)
         ]
+    # A failed trial without values is one that was pruned before its first rung: to a sampler that
+    # learns from pruned trials it is worse than all others.
+    is_shown = has_one_objective and trial.state != "failed"
     study.add_trial(
         create_trial(
             state=TrialState.PRUNED if values is None else TrialState.COMPLETE,
@@ -167,7 +209,7 @@ def _recall(
             params={path: trial.settings[path] for path in wanted},
             distributions=dict(wanted),
             system_attrs=dict(trial.sampler_state),
-            intermediate_values=dict(trial.rungs) if len(directions) == 1 else {},
+            intermediate_values=dict(trial.rungs) if is_shown else {},
         )
     )
 

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 from models.config_io import config_to_dict
 from pipeline.contestants import Result
 from pipeline.provenance import Provenance
-from pipeline.runlog_content import ChildRun
+from pipeline.runlog_children import ChildRun
 from pipeline.search.charts import sweep_charts
 from pipeline.search.page import format_sweep
 from pipeline.search.space import SEARCHED
 from pipeline.search.study import FinishedTrial, State
 
 if TYPE_CHECKING:
-    from pipeline.sweep import SweepOptions
+    from pipeline.search.options import SweepOptions
 
 TRIAL_PREFIX: Final = "trial "
 OVERLAY_FILE: Final = "best.toml"
 PAGE_FILE: Final = "sweep.html"
+TABLE_FILE: Final = "trials.csv"
 
 _STATUS: Final[Mapping[State, Any]] = {
     "complete": "FINISHED",
@@ -63,7 +64,7 @@ def report_files(
     return {
         OVERLAY_FILE: overlay_text(trial, result, options.objectives, study_name).encode(),
         PAGE_FILE: page.encode(),
-        "trials.csv": trials_csv(trials, options.objectives).encode(),
+        TABLE_FILE: trials_csv(trials, options.objectives).encode(),
         **{f"plots/{name}.svg": chart.encode() for name, chart in charts.items()},
     }
 

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.search_space import Dimension
+from pipeline.locations import is_local
 from pipeline.search.proposals import distributions, is_inside
 from pipeline.signals import undisturbed
-from pipeline.store import is_local
 
 logger = logging.getLogger(__name__)
 
@@ -171,17 +171,6 @@ class Study:
                 self._study.add_trial(_freeze(trial, self._space))
                 self._num_trials += 1
 
-    def get_note(self, key: str) -> str | None:
-        """A text kept with the study."""
-        with _refusals(self.storage):
-            note: str | None = self._study.user_attrs.get(key)
-            return note
-
-    def set_note(self, key: str, text: str) -> None:
-        """Keep a text with the study."""
-        with undisturbed(), _refusals(self.storage):
-            self._study.set_user_attr(key, text)
-
     def _check_definition(self, stored: Any, definition: Mapping[str, Any]) -> None:
         if not isinstance(stored, str):
             raise StudyError(
@@ -285,7 +274,7 @@ def _refusals(storage: str) -> Iterator[None]:
     """Turn what a database raises into one line."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+    except (OptunaError, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         cause = error.__cause__ or error
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         raise StudyError(

@@ -4,11 +4,11 @@ Everything is in memory: a sequence is loaded and prepared once, then any number
 without touching a disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from datasets.schema import SequenceResult, SequenceTruth
+from datasets.schema import SequenceResult
 from models.config_io import config_to_dict
 from models.prepared import PreparedSequence
 from pipeline.associate import (
@@ -20,7 +20,7 @@ from pipeline.associate import (
     replay,
 )
 from pipeline.frames import read_truth
-from pipeline.metrics.protocol import Fields, ScoringProtocol
+from pipeline.metrics.protocol import Fields, PreparedTruth, ScoringProtocol
 from pipeline.store import Part
 
 SequenceFields = Mapping[str, Mapping[str, Fields]]
@@ -31,7 +31,7 @@ SequenceFields = Mapping[str, Mapping[str, Fields]]
 class ReplaySequence:
     """A sequence ready to be replayed: shared by all trials and never changed."""
 
-    truth: SequenceTruth
+    truth: PreparedTruth
     detections: PreparedSequence
 
     @property
@@ -40,15 +40,19 @@ class ReplaySequence:
         return sum(array.nbytes for array in vars(self.detections).values())
 
 
-def load_sequence(parts: tuple[Part, Part], tracker: Tracker) -> ReplaySequence:
-    """Truth and prepared detections of one sequence.
+def load_sequence(
+    parts: tuple[Part, Part], tracker: Tracker, protocol: ScoringProtocol
+) -> ReplaySequence:
+    """Prepared truth and prepared detections of one sequence.
 
     Args:
         parts: of the frames and of the detections.
         tracker: of the kind that is to replay it; its settings do not matter.
+        protocol: that is to score it.
 
     Raises:
-        ValueError: the two differ in length, or hold what no tracker can take; names the sequence.
+        ValueError: the two differ in length, or hold what no tracker or no protocol can take;
+            names the sequence.
     """
     frames, detections = parts
     truth, found = read_truth(frames), read_detections(detections)
@@ -61,7 +65,7 @@ def load_sequence(parts: tuple[Part, Part], tracker: Tracker) -> ReplaySequence:
         prepared = prepare_sequence(found, tracker)
     except ValueError as error:
         raise ValueError(f"{detections.folder}: sequence {truth.name!r}, {error}") from error
-    return ReplaySequence(truth=truth, detections=prepared)
+    return ReplaySequence(truth=protocol.prepare_truth(truth), detections=prepared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,49 +80,63 @@ class Replayed:
 def replay_sequence(
     protocol: ScoringProtocol, tracker: Tracker, sequence: ReplaySequence
 ) -> Replayed:
-    """Replay a sequence with a new tracker and score what it gives, as the evaluation does."""
-    tracks = replay(tracker, sequence.detections)
-    truth = sequence.truth
+    """Replay a sequence with a new tracker and score what it gives, as the evaluation does.
+
+    Raises:
+        ValueError: the tracker or the protocol refuses something; names the sequence.
+    """
+    truth = sequence.truth.source
+    try:
+        tracks = replay(tracker, sequence.detections)
+    except ValueError as error:
+        raise ValueError(f"sequence {truth.name!r}, {error}") from error
     result = SequenceResult(name=truth.name, tracks=tracks, num_frames=truth.num_frames)
-    fields = protocol.score_sequence(truth, result)
+    fields = protocol.score_prepared(sequence.truth, result)
     return Replayed(settings=config_to_dict(tracker.config), fields=fields)
+
+
+class ReplayData:
+    """What all trials replay, as a worker has it: fetched when first asked for, then kept.
+
+    What is kept are views of the memory that all workers of a node share.
+    """
+
+    def __init__(self, protocol: ScoringProtocol, references: Mapping[str, Any]) -> None:
+        """Nothing is fetched yet.
+
+        Args:
+            protocol: that scores.
+            references: by name of sequence, to a `ReplaySequence` in Ray's object store.
+        """
+        self.protocol = protocol
+        self._references = references
+        self._fetched: dict[str, ReplaySequence] = {}
+
+    def sequences(self, names: Sequence[str]) -> list[ReplaySequence]:
+        """Those of the names."""
+        import ray
+
+        missing = [name for name in names if name not in self._fetched]
+        if missing:
+            found = ray.get([self._references[name] for name in missing])
+            self._fetched |= zip(missing, found, strict=True)
+        return [self._fetched[name] for name in names]
 
 
 class ReplayTask(NamedTuple):
     """Some sequences for one trial."""
 
-    protocol: ScoringProtocol
     association: AssociationConfig
-    sequences: list[tuple[str, Any]]
-    """Name, and reference to a `ReplaySequence`."""
+    names: Sequence[str]
 
 
-def replay_task(task: ReplayTask) -> dict[str, Replayed]:
-    """What a worker does with a task; nothing is copied and nothing is written.
+def replay_task(data: ReplayData, task: ReplayTask) -> dict[str, Replayed]:
+    """What a worker does with a task: by name what the trial achieved; nothing is written.
 
     It stands here, and not with the batches that make the tasks, so that workers need not import
     what those need: 30 MiB each.
     """
-    import ray
-
-    sequences = ray.get([reference for _, reference in task.sequences])
     return {
-        name: replay_sequence(task.protocol, build_tracker(task.association), sequence)
-        for (name, _), sequence in zip(task.sequences, sequences, strict=True)
+        name: replay_sequence(data.protocol, build_tracker(task.association), sequence)
+        for name, sequence in zip(task.names, data.sequences(task.names), strict=True)
     }
-
-
-def check_settings(asked: AssociationConfig, held: Mapping[str, Any]) -> None:
-    """Refuse a trial whose tracker did not hold what was asked of it.
-
-    Raises:
-        ValueError: names the settings that differ.
-    """
-    wanted = config_to_dict(asked)
-    wrong = [
-        f"{name} is {held.get(name)!r} in place of {wanted.get(name)!r}"
-        for name in sorted({*wanted, *held})
-        if held.get(name) != wanted.get(name) or name not in held or name not in wanted
-    ]
-    if wrong:
-        raise ValueError(f"the tracker did not hold the sampled settings: {', '.join(wrong)}")

@@ -22,6 +22,7 @@ import threadpoolctl
 logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
+S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -35,7 +36,9 @@ _SILENCE_S: Final = 60.0
 
 DROPPED: Final = "dropped"
 _CLOSED: Final = "closed"
-_DEADLY: Final = f"its worker died {_MAX_DEATHS} times; the node may be short of memory"
+_DEADLY: Final = (
+    f"its worker failed {_MAX_DEATHS} times; the node may be short of memory, or an object was lost"
+)
 
 
 class Outcome(NamedTuple):
@@ -52,17 +55,18 @@ class WorkersError(ValueError):
     """There is no worker that could do the tasks."""
 
 
-class TunePool(Generic[T, R]):
+class TunePool(Generic[S, T, R]):
     """Workers that apply one function to tasks; a context that stops them when it is left.
 
     Ray must be connected. Entering does not wait for the workers, the first task does.
     """
 
-    def __init__(self, function: Callable[[T], R], num_workers: int) -> None:
+    def __init__(self, function: Callable[[S, T], R], num_workers: int) -> None:
         """Nothing starts yet.
 
         Args:
-            function: picklable and pure; what it raises is the task's outcome.
+            function: of what was shared and of a task; picklable and pure. What it raises is the
+                task's outcome, but for errors of Ray's own: these make a worker start again.
             num_workers: of one CPU each.
         """
         self._function = function
@@ -101,6 +105,12 @@ class TunePool(Generic[T, R]):
         ray.kill(self._board)
         self._board = None
         self._folder.cleanup()
+
+    def share(self, value: S) -> None:
+        """What every worker fetches once, before its first task; to be called before `run`."""
+        import ray
+
+        ray.get(self._board.share.remote(value))
 
     def run(
         self, tasks: Mapping[K, T], meanwhile: Callable[[], None] | None = None
@@ -158,6 +168,15 @@ class TunePool(Generic[T, R]):
         # At its quietest Tune still prints a box, into what jobs print for programs to read.
         vars(output)["print"] = lambda *_, **__: None
 
+        class Watch(tune.Callback):  # type: ignore[misc]
+            """Says when a worker has died so often that Tune does not start it again."""
+
+            def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+                logger.warning(
+                    "worker %s of the sweep is given up after %d restarts; the others go on",
+                    *(trial.config["worker"], _MAX_RESTARTS),
+                )
+
         trainable = tune.with_parameters(_work, board=self._board, function=self._function)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"CPU": 1}),
@@ -167,6 +186,7 @@ class TunePool(Generic[T, R]):
                 storage_path=self._folder.name,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_MAX_RESTARTS),
+                callbacks=[Watch()],
             ),
         )
         try:
@@ -176,7 +196,7 @@ class TunePool(Generic[T, R]):
             self._failures.append(f"{type(error).__name__}: {error}")
 
 
-def _work(config: dict[str, int], board: Any, function: Callable[[Any], Any]) -> None:
+def _work(config: dict[str, int], board: Any, function: Callable[[Any, Any], Any]) -> None:
     """What a Tune trial does: tasks until the board is closed."""
     import ray
 
@@ -184,15 +204,20 @@ def _work(config: dict[str, int], board: Any, function: Callable[[Any], Any]) ->
     threadpoolctl.threadpool_limits(1)
     worker = config["worker"]
     coming = board.start.remote(worker)
+    shared: list[Any] = []
     while (task := ray.get(coming)) != _CLOSED:
         # The next one is on its way while this one is done: a hand-over between busy processes
         # takes some ten milliseconds.
         coming = board.take.remote(worker)
         if task is not None:
             key, item = task
+            if not shared:  # it is there by now: tasks come after it
+                shared.append(ray.get(board.shared.remote()))
             try:
                 # As bytes, which the board need not take apart and put together again.
-                outcome = Outcome(key, pickle.dumps(function(item)), None)
+                outcome = Outcome(key, pickle.dumps(function(shared[0], item)), None)
+            except ray.exceptions.RayError:
+                raise  # not the task's fault: an object or a node was lost
             except Exception as error:  # the border of a task: it alone fails
                 outcome = Outcome(key, None, f"{type(error).__name__}: {error}")
             board.give.remote(outcome)
@@ -206,6 +231,7 @@ class _Board:
         self._taken: dict[Hashable, tuple[Any, int, float]] = {}
         self._outcomes: list[Outcome] = []
         self._deaths: dict[Hashable, int] = {}
+        self._shared: Any = None
         self._is_closed = False
         self._changed = asyncio.Condition()
 
@@ -254,6 +280,12 @@ class _Board:
             if self._taken.pop(outcome.key, None) is not None:  # else somebody was faster
                 self._outcomes.append(outcome)
                 self._changed.notify_all()
+
+    async def share(self, value: Any) -> None:
+        self._shared = value
+
+    async def shared(self) -> Any:
+        return self._shared
 
     async def put(self, tasks: list[tuple[Hashable, Any]]) -> None:
         async with self._changed:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from pipeline.leaderboard import headline_numbers
 from pipeline.overrides import apply_overrides, read_overrides
 from pipeline.recipes import find_recipe
 from pipeline.runlog import RunLog
+from pipeline.search.options import SweepOptions
+from pipeline.search.proposals import SAMPLERS
 from pipeline.search.ranking import best_trials
 from pipeline.search.study import FinishedTrial, Study
-from pipeline.sweep import SweepOptions
 from tests.sweep_scene import CLASSES, Stored, write_store
 
 pytestmark = pytest.mark.slow
@@ -149,14 +151,16 @@ def test_the_files_say_what_was_found(swept: Swept) -> None:
     assert str(out / "sweep.html") in swept.output
 
 
-def test_a_finished_sweep_is_not_begun_again_and_can_be_made_longer(
-    swept: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_finished_sweep_is_not_begun_again(
+    swept: Swept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.run(sweep.main, arguments(swept.stored, swept.folder)) == 1
     assert "is there already; go on with --resume" in capsys.readouterr().err
+    before = read_trials(swept.folder)
     other = arguments(swept.stored, swept.folder, "--resume", "--seed", 5)
     assert command.run(sweep.main, other) == 1
     assert "seed was 0, is 5" in capsys.readouterr().err
+    assert read_trials(swept.folder) == before
 
 
 def test_two_objectives_give_a_front(
@@ -205,6 +209,9 @@ def test_wrong_input_is_one_error_before_any_trial(
     [error] = [line for line in captured.err.splitlines() if line.startswith("error:")]
     assert message in error
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+    if (tmp_path / "study.db").exists():
+        assert optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/study.db") == []
 
 
 def test_detections_of_other_frames_are_refused(
@@ -224,6 +231,14 @@ def test_detections_of_other_frames_are_refused(
     given = arguments(Stored(stored.detections, stored.frames), tmp_path)
     assert command.run(sweep.main, given) == 1
     assert "expected detections" in capsys.readouterr().err
+
+
+def test_the_help_names_every_sampler(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is written down there, since asking Optuna takes a second."""
+    with pytest.raises(SystemExit):
+        sweep.main(["--help"])
+    words = set(re.findall(r"[a-z0-9]+", capsys.readouterr().out))
+    assert words >= set(SAMPLERS)
 
 
 @pytest.mark.parametrize(

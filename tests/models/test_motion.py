@@ -225,7 +225,24 @@ def test_a_config_out_of_range_names_its_field(config_class: Any, field: str, va
 @EVERY_KIND
 def test_config_round_trip(config: MotionConfig) -> None:
     assert config_from_dict(type(config), config_to_dict(config)) == config
-    assert MotionTracker(config).config is config
+
+
+@EVERY_KIND
+def test_settings_are_read_back_from_the_library(config: MotionConfig) -> None:
+    """What the library holds counts, not what it was asked for."""
+    changed = {
+        path: getattr(config, path) * 2 if isinstance(getattr(config, path), int) else 0.45
+        for path in config_to_dict(config)
+        if path != "kind"
+    }
+    tracker = MotionTracker(replace(config, **changed))
+    assert tracker.config == replace(config, **changed)
+    tracker.update(0, [[0, 0, 20, 20]], [0.9], [2], None)
+    assert tracker.config == replace(config, **changed)
+    tracker._trackers[2].minimum_iou_threshold = 0.3
+    tracker._trackers[2].maximum_frames_without_update = 99
+    held = tracker.config
+    assert (held.match_iou_thr, held.max_missed_frames) == (0.3, 99)
 
 
 def test_every_setting_reaches_the_library() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from models.baselines.motion import ByteTrackConfig, OcSortConfig, SortConfig
 from models.baselines.overlap import OverlapConfig
 from models.qdtrack.association import TaoTrackerConfig, TrackerConfig
 from models.search_space import Choices, Interval, declared_dimensions
@@ -19,7 +20,10 @@ from pipeline.search.space import (
 CONFIG = ExperimentConfig(recipe="test")
 
 
-@pytest.mark.parametrize("config_class", [TrackerConfig, TaoTrackerConfig, OverlapConfig])
+@pytest.mark.parametrize(
+    "config_class",
+    [TrackerConfig, TaoTrackerConfig, OverlapConfig, SortConfig, ByteTrackConfig, OcSortConfig],
+)
 def test_every_field_but_the_kind_declares_its_values_and_takes_all_of_them(
     config_class: type,
 ) -> None:
