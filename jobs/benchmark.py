@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     from pipeline import cluster
     from pipeline.benchmark import run_suite
+    from pipeline.locations import resolve_root
     from pipeline.steps import WorkOptions
-    from pipeline.store import resolve_root
 
     root = resolve_root(arguments.output_root)
     suite = _find_suite(arguments, root)
@@ -102,12 +102,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         help="weights of ours for a named suite, in place of training its recipe",
     )
-    options.add_run_options(parser)
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow server or database; else $MLFLOW_TRACKING_URI, else SQLite under the root",
-    )
+    options.add_run_options(parser, tracking=True)
     return parser.parse_args(argv)
 
 

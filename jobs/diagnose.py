@@ -2,8 +2,8 @@
 """Say where tracks lost their score: causes, classes, sequences, and what bounds the result.
 
 Every error that the benchmark counts has one cause; the sums are the official counts. Bounds are
-the same detections with perfect association, and the same network and tracker on true boxes; the
-latter runs the network once over all frames unless that is in the store already.
+the same detections with perfect association, and the same network and tracker on true boxes. The
+latter is shown where it is in the store, as after jobs.train_bdd; otherwise --run-network makes it.
 """
 
 import argparse
@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         connect(num_cpus=num_workers)
         num_workers = options.choose_workers(num_workers, arguments.gpus_per_worker)
     diagnosis = diagnose(
-        frames, tracks, num_workers=num_workers, gpus_per_worker=arguments.gpus_per_worker
+        frames,
+        tracks,
+        run_network=arguments.run_network,
+        num_workers=num_workers,
+        gpus_per_worker=arguments.gpus_per_worker,
     )
     if arguments.json is not None:
         command.write_text(arguments.json, diagnosis.to_json())
@@ -73,9 +77,7 @@ def _page(diagnosis: "Diagnosis", frames: "Artefact", tracks: "Artefact") -> str
         limit=_MOST_CLIPS,
         limit_bytes=_MOST_CLIP_BYTES,
     )
-    here = describe_provenance()
-    made_by = f"Made {here.date[:16].replace('T', ' ')} UTC by Quasar {here.revision}"
-    return format_page(diagnosis, clips, made_by=made_by)
+    return format_page(diagnosis, clips, made_by=describe_provenance().made_by)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -85,6 +87,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--frames", required=True, metavar="DIR", help="the frames that the tracks were made from"
+    )
+    parser.add_argument(
+        "--run-network",
+        action="store_true",
+        help="run the network on true boxes for that bound, once for all diagnoses of its "
+        "detections; without a GPU this takes hours for a real data set",
     )
     files = parser.add_argument_group("files to write beside the printed tables")
     files.add_argument("--out", type=Path, metavar="FILE.html", help="one self-contained page")
@@ -102,9 +110,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="G",
         type=float,
         default=0.0,
-        help="GPUs of each worker, for the network on true boxes",
+        help="GPUs of each worker, for --run-network",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.gpus_per_worker > 0 and not arguments.run_network:
+        parser.error("--gpus-per-worker is for the network, which runs with --run-network only")
+    return arguments
 
 
 if __name__ == "__main__":

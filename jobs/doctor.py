@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     from datasets.registry import BENCHMARKS
     from pipeline.doctor import examine_data, examine_setup
-    from pipeline.store import resolve_root
+    from pipeline.locations import resolve_root
 
     constraints = Path(__file__).resolve().parents[1] / "constraints.txt"
     findings = list(examine_setup(resolve_root(arguments.output_root), constraints))

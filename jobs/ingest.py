@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from datasets.registry import BENCHMARKS
     from pipeline import cluster
     from pipeline.ingest import ingest, report
+    from pipeline.locations import resolve_root
     from pipeline.overrides import apply_overrides
-    from pipeline.store import resolve_root
 
     unread = dict.fromkeys(_LATER_STAGES, "stored frames depend on data.* only")
     config = options.build_config(arguments.recipe, arguments, unread=unread)

@@ -21,8 +21,8 @@ def main(argv: Sequence[str]) -> int:
     """Read the rows, write the files that were asked for, print the tables."""
     arguments = _parse(argv)
     from pipeline.leaderboard_formats import format_text
+    from pipeline.locations import resolve_root
     from pipeline.runlog import RunLog
-    from pipeline.store import resolve_root
 
     root = resolve_root(arguments.output_root)
     run_log = RunLog(arguments.tracking_uri, root, must_exist=True)
@@ -76,11 +76,9 @@ def _write_files(leaderboards: "list[Leaderboard]", arguments: argparse.Namespac
     from pipeline.leaderboard_page import format_html
     from pipeline.provenance import describe_provenance
 
-    here = describe_provenance()
+    made_by = describe_provenance().made_by
     formats = {
-        "html": lambda boards: format_html(
-            boards, made_by=f"Made {here.date[:16].replace('T', ' ')} UTC by Quasar {here.revision}"
-        ),
+        "html": lambda boards: format_html(boards, made_by=made_by),
         "csv": leaderboard_formats.format_csv,
         "json": leaderboard_formats.format_json,
         "markdown": leaderboard_formats.format_markdown,

@@ -55,13 +55,18 @@ def _folder(text: str) -> Path:
 
 
 def add_run_options(
-    parser: argparse.ArgumentParser, *, output_root: bool = True, gpus: bool = True
+    parser: argparse.ArgumentParser,
+    *,
+    output_root: bool = True,
+    gpus: bool = True,
+    tracking: bool = False,
 ) -> None:
     """``--num-workers`` and, for jobs where they mean something, the others.
 
     Args:
         output_root: ``--output-root``, for jobs that read no artefact whose root they take.
         gpus: ``--gpus-per-worker``, for jobs that train or infer.
+        tracking: ``--tracking-uri``, for jobs that write runs down.
     """
     group = parser.add_argument_group("where and with what")
     if output_root:
@@ -83,6 +88,12 @@ def add_run_options(
             type=float,
             default=0.0,
             help="GPUs of each training and inference worker",
+        )
+    if tracking:
+        group.add_argument(
+            "--tracking-uri",
+            metavar="URI",
+            help="MLflow server or database; else $MLFLOW_TRACKING_URI, else SQLite under the root",
         )
 
 

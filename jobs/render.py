@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _default_folder(tracks: "Artefact") -> Path:
-    from pipeline.store import is_local, open_filesystem
+    from pipeline.locations import is_local, open_filesystem
 
     if not is_local(tracks.root):
         raise ValueError(f"the output root {tracks.root} is not a folder: say where with --out DIR")

@@ -74,7 +74,7 @@ def _load(path: Path, *, gpu: bool) -> "QDTrack":
 
 
 def _default_folder(name: str) -> Path:
-    from pipeline.store import is_local, resolve_root
+    from pipeline.locations import is_local, resolve_root
 
     root = resolve_root(None)
     if not is_local(root):

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     from pipeline import cluster
     from pipeline.experiment import RunOptions, run_experiment
-    from pipeline.store import resolve_root
+    from pipeline.locations import resolve_root
 
     is_synthetic = arguments.data_root is None
     recipe = arguments.recipe or (_SYNTHETIC_RECIPE if is_synthetic else _REAL_RECIPE)
@@ -64,10 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_synthetic(root: str) -> Path:
     """The built-in data set, written once; raw files are local even where the root is not."""
     from datasets.synthetic import SyntheticConfig, write_synthetic_bdd100k
-    from pipeline.store import is_local, open_filesystem
+    from pipeline.locations import local_folder
 
-    folder = Path(open_filesystem(root)[1]) if is_local(root) else Path.home() / "quasar"
-    data_root = folder / "raw" / "synthetic_bdd100k"
+    data_root = local_folder(root) / "raw" / "synthetic_bdd100k"
     print(
         "NO --data-root: this run uses SYNTHETIC scenes, written in BDD100K's layout to\n"
         f"  {data_root}\n"
@@ -107,12 +106,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--init-weights", metavar="FILE", help="weights of ours that training starts from"
     )
-    options.add_run_options(parser)
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow server or database; else $MLFLOW_TRACKING_URI, else SQLite under the root",
-    )
+    options.add_run_options(parser, tracking=True)
     return parser.parse_args(argv)
 
 

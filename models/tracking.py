@@ -264,6 +264,21 @@ class TrackMemory:
         self.replace(np.arange(start, self.num_tracks), frame_index, detections)
         return ids
 
+    def create_where_missing(
+        self, ids: Int64, frame_index: int, detections: FrameDetections, score_thr: float
+    ) -> None:
+        """Start a track for each row that has none and a score above a threshold.
+
+        Args:
+            ids: int64, (N,) of the rows, `NO_IDENTITY` where there is none; new ones are filled in.
+            frame_index: of the detections.
+            detections: N of one frame.
+            score_thr: not every detection is worth a track.
+        """
+        is_born = (ids == NO_IDENTITY) & (detections.scores > score_thr)
+        born = is_born.nonzero()[0]
+        ids[born] = self.create(frame_index, detections.select(born))
+
     def replace(self, rows: Int64, frame_index: int, detections: FrameDetections) -> None:
         """Overwrite what is known of the tracks at `rows` (distinct) by one detection each."""
         self._features[rows] = detections.features

@@ -7,7 +7,7 @@ everything that does not need it goes on.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,24 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasets.registry import BENCHMARKS
 from models.qdtrack.association import TaoTrackerConfig, TrackerConfig
-from pipeline import cluster
+from pipeline import cluster, steps
 from pipeline.associate import AssociationConfig, build_tracker
 from pipeline.config import ExperimentConfig
-from pipeline.contestants import Contestant, compete, log_row, result_row, row_fingerprint
+from pipeline.contestants import Contestant, log_row, result_row, row_fingerprint
 from pipeline.evaluate import EvaluationConfig
 from pipeline.infer import map_classes
-from pipeline.leaderboard import Kind, Number, ResultRow, format_number, ranking_metrics
+from pipeline.leaderboard import Kind, ResultRow
+from pipeline.progress import Say
 from pipeline.recipes import find_recipe
-from pipeline.steps import (
-    Say,
-    Step,
-    WorkOptions,
-    adopt,
-    check_has_labels,
-    detect,
-    ingest_splits,
-    train_recipe,
-)
+from pipeline.steps import Step, WorkOptions
 from pipeline.store import Artefact, open_artefact
 from pipeline.suites import DataSet, NamedTracker, Suite, Weights
 from pipeline.train import initial_model
@@ -83,10 +75,11 @@ def check_suite(suite: Suite, options: WorkOptions) -> None:
 
     Raises:
         ValueError: a folder or a file that is not there or not what it should be, a recipe that
-            does not exist, a tracker whose library is not installed, classes that do not meet, or
-            rules that fit no data; says which.
+            does not exist, trackers that would share a row, a tracker whose library is not
+            installed, classes that do not meet, or rules that fit no data; says which.
         FileNotFoundError: a weights file that is not there.
     """
+    check_rows_differ(suite)
     cluster.check_shared_root(options.output_root)
     recipes = [find_recipe(entry.recipe) for entry in suite.weights]
     for association in _trackers(suite, recipes):
@@ -102,6 +95,28 @@ def check_suite(suite: Suite, options: WorkOptions) -> None:
             )
     for entry, recipe in zip(suite.weights, recipes, strict=True):
         _check_weights(suite, entry, recipe, sorted(benchmarks))
+
+
+def check_rows_differ(suite: Suite) -> None:
+    """A row is found by what made it, not by its title: two titles would fight over one row.
+
+    Raises:
+        ValueError: two trackers, or one tracker under two weights, are the same settings on the
+            same detections; names both. A recipe that does not exist.
+    """
+    titles: dict[Hashable, str] = {}
+    for entry in suite.weights:
+        recipe = find_recipe(entry.recipe)
+        network = entry.recipe if entry.file is None else Path(entry.file).resolve()
+        for tracker in suite.trackers:
+            title = f"tracker {tracker.name!r} with weights {entry.title!r}"
+            made_by = (network, recipe.infer, tracker.association or recipe.association)
+            if made_by in titles:
+                raise ValueError(
+                    f"{titles[made_by]} and {title} are one row of the leaderboard: the same "
+                    "settings on the same detections; leave one out, or give it other settings"
+                )
+            titles[made_by] = title
 
 
 def rules_for(suite: Suite, benchmark: str) -> tuple[EvaluationConfig, ...]:
@@ -149,7 +164,9 @@ class _Benchmark:
             self._run_weights(entry)
         if self._failures:
             record = [vars(failure) for failure in self._failures]
-            self._process_run().log_files({"failures.json": json.dumps(record, indent=1).encode()})
+            run = self._process_run()
+            run.log_files({"failures.json": json.dumps(record, indent=1).encode()})
+            run.mark_failed()
         return Outcome(
             rows=tuple(self._rows), num_new=self._num_new, failures=tuple(self._failures)
         )
@@ -162,7 +179,9 @@ class _Benchmark:
         for data, frames in self._frames.items():
             place = f"{entry.title} on {frames.dataset}/{frames.split}"
             self._say(place)
-            found = self._attempt(place, detect, frames, weights, config, self._options, self._say)
+            found = self._attempt(
+                place, steps.detect, frames, weights, config, self._options, self._say
+            )
             if found is None:
                 continue
             for tracker in self._suite.trackers:
@@ -182,14 +201,14 @@ class _Benchmark:
             return frames
         assert data.data_root is not None
         place = Path(data.data_root)
-        stored = ingest_splits(data.config(), [data.split], place, self._options, self._say)
-        check_has_labels(stored[data.split])
+        stored = steps.ingest_splits(data.config(), [data.split], place, self._options, self._say)
+        steps.check_has_labels(stored[data.split])
         return stored[data.split]
 
     def _load(self, entry: Weights) -> Artefact:
         recipe = find_recipe(entry.recipe)
         if entry.file is not None:
-            return adopt(Path(entry.file), recipe.data.dataset, self._options, self._say)
+            return steps.adopt(Path(entry.file), recipe.data.dataset, self._options, self._say)
         data = _training_data(self._suite, entry, recipe)
         if data not in self._frames:
             raise ValueError(f"cannot be trained: its data under {data.data_root} failed")
@@ -198,10 +217,10 @@ class _Benchmark:
             data=replace(recipe.data, dataset=data.config().dataset, evaluation_split=data.split),
         )
         place = Path(str(data.data_root))
-        frames = ingest_splits(
+        frames = steps.ingest_splits(
             config.data, config.data.train_splits, place, self._options, self._say
         )
-        return train_recipe(
+        return steps.train_recipe(
             config,
             {**frames, data.split: self._frames[data]},
             self._options,
@@ -218,9 +237,7 @@ class _Benchmark:
         entry: Weights,
         rules: EvaluationConfig,
     ) -> None:
-        with Step(self._say, label) as step:
-            result = compete(frames, contestant, rules, num_workers=self._options.num_workers)
-            step.done(_in_short(rules, result.metrics), result.scores)
+        result = steps.score_contestant(frames, contestant, rules, label, self._options, self._say)
         row = self._known_rows(frames).get(row_fingerprint(result))
         if row is None or row.name != contestant.title:
             recipe = entry.recipe if entry.file is None else f"{entry.recipe}, not trained here"
@@ -293,7 +310,7 @@ def _check_data(entry: DataSet) -> str:
                 f"data: {entry.frames} holds {frames.stage}, expected the frames that jobs.ingest "
                 "made"
             )
-        check_has_labels(frames)
+        steps.check_has_labels(frames)
         return str(frames.details()["benchmark"])
     assert entry.data_root is not None
     if not Path(entry.data_root).is_dir():
@@ -327,8 +344,3 @@ def _training_data(suite: Suite, entry: Weights, recipe: ExperimentConfig) -> Da
         f"weights {entry.title!r}: there is no file, and no data set with raw files of "
         f"{recipe.data.benchmark} to train on; name either"
     )
-
-
-def _in_short(rules: EvaluationConfig, metrics: Mapping[str, Number]) -> str:
-    names = ranking_metrics(rules.protocol)[:2]
-    return ", ".join(f"{name} {format_number(name, metrics[name])}" for name in names)

@@ -17,7 +17,7 @@ from datasets.schema import Detections, Int64, SequenceResult, SequenceTruth, Tr
 from models.config_io import config_from_dict, parse_value
 from pipeline.associate import AssociationConfig, associate
 from pipeline.errors import match_with_truth
-from pipeline.infer import InferConfig, infer
+from pipeline.infer import InferConfig, infer, place_of_detections
 from pipeline.lineage import detections_of, weights_of
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.repairs import with_true_identities
@@ -70,18 +70,26 @@ def associate_perfectly(
 
 
 def track_true_boxes(
-    frames: Artefact, tracks: Artefact, *, num_workers: int, gpus_per_worker: float
+    frames: Artefact,
+    tracks: Artefact,
+    *,
+    run_network: bool,
+    num_workers: int,
+    gpus_per_worker: float,
 ) -> Artefact:
     """The same network and the same tracker on ground-truth boxes: found in the store, or made.
 
     Args:
         frames: finished artefact that the tracks are of.
         tracks: finished artefact of the result.
+        run_network: whether the network may run over all frames where it has not done so yet; on
+            CPUs this takes hours for a real data set.
         num_workers: of the two stages, where they have to run.
-        gpus_per_worker: likewise.
+        gpus_per_worker: of the network.
 
     Raises:
-        NoBoundError: there is no network in the store that could embed the boxes.
+        NoBoundError: there is no network in the store that could embed the boxes, or it has not
+            done so and may not run.
     """
     detections = detections_of(tracks)
     if detections.manifest() is None:
@@ -93,6 +101,12 @@ def track_true_boxes(
     if weights is None:
         raise NoBoundError("the weights that made the detections are not in the store")
     infer_config = config_from_dict(InferConfig, details["infer"], "infer")
+    stored = place_of_detections(frames, weights, infer_config, "truth")
+    if not run_network and not stored.is_complete():
+        raise NoBoundError(
+            "the network has not been run on true boxes yet; --run-network does that once (hours "
+            "without a GPU for a real data set)"
+        )
     embedded = infer(
         frames,
         weights,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import torch
 
-from pipeline.store import join_location, open_filesystem
+from pipeline.locations import join_location, open_filesystem
 from pipeline.training_loop import CHECKPOINT_VERSION, Checkpoint
 
 logger = logging.getLogger(__name__)

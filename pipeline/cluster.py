@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.store import is_local
+from pipeline.locations import is_local
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """Two rows of a leaderboard against each other, on the same resamples of their sequences."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -75,9 +74,7 @@ def format_comparison(comparison: Comparison) -> str:
 
 def _line(metric: str, difference: Difference) -> tuple[str, ...]:
     values = (difference.first, difference.second, difference.first - difference.second)
-    first, second, delta = (
-        format_number(metric, value if math.isfinite(value) else None) for value in values
-    )
+    first, second, delta = (format_number(metric, value) for value in values)
     ahead = difference.share_ahead
     return (
         metric,

@@ -22,7 +22,7 @@ from datasets.schema import Float64, Int64
 from pipeline.leaderboard import LESS_IS_BETTER, headline_numbers
 from pipeline.metrics.protocol import Fields, ScoringProtocol
 
-SequenceFields = Mapping[str, Mapping[str, Mapping[str, Fields]]]
+ResultFields = Mapping[str, Mapping[str, Mapping[str, Fields]]]
 """By sequence, class and metric what the metric combines; see `SequenceScores.fields`."""
 
 NUM_RESAMPLES: Final = 1000
@@ -47,7 +47,7 @@ class Difference:
 
 
 def intervals(
-    protocol: ScoringProtocol, scores: SequenceFields, num_resamples: int = NUM_RESAMPLES
+    protocol: ScoringProtocol, scores: ResultFields, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, tuple[float, float]]:
     """Lower and upper end of each headline metric; the same numbers whenever asked.
 
@@ -69,8 +69,8 @@ def intervals(
 
 def compare(
     protocol: ScoringProtocol,
-    first: SequenceFields,
-    second: SequenceFields,
+    first: ResultFields,
+    second: ResultFields,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, Difference]:
     """How far one result is ahead of another, by headline metric, on the same resamples of both.
@@ -116,7 +116,7 @@ def draw(num_sequences: int, num_resamples: int) -> Int64:
 
 
 def resampled_numbers(
-    protocol: ScoringProtocol, scores: SequenceFields, counts: Int64
+    protocol: ScoringProtocol, scores: ResultFields, counts: Int64
 ) -> dict[str, Float64]:
     """Headline numbers of every resample.
 
@@ -142,7 +142,7 @@ def resampled_numbers(
     return {name: np.array([numbers[name] for numbers in drawn], float) for name in drawn[0]}
 
 
-def _add_up(scores: SequenceFields, counts: Int64) -> Any:
+def _add_up(scores: ResultFields, counts: Int64) -> Any:
     """The same fields over each resample, by class and metric: float64, (R,) or (R, thresholds)."""
     weights = counts.astype(np.float64)
     ordered = [scores[name] for name in sorted(scores)]

@@ -61,15 +61,22 @@ class Examined:
 
 
 def diagnose(
-    frames: Artefact, tracks: Artefact, *, num_workers: int = 1, gpus_per_worker: float = 0.0
+    frames: Artefact,
+    tracks: Artefact,
+    *,
+    run_network: bool = False,
+    num_workers: int = 1,
+    gpus_per_worker: float = 0.0,
 ) -> Diagnosis:
     """Errors by cause, their cost, and bounds of one result.
 
     Args:
         frames: finished artefact that holds the truth.
         tracks: finished artefact of association over these frames.
+        run_network: run the network on true boxes where that is not in the store yet; otherwise
+            that bound is then left out.
         num_workers: actors; at most 1 works in this process. The diagnosis does not depend on it.
-        gpus_per_worker: for the network on true boxes, where that bound is not in the store yet.
+        gpus_per_worker: for the network on true boxes.
 
     Raises:
         ValueError: the two do not belong together, the split has no public truth, or none of its
@@ -109,7 +116,14 @@ def diagnose(
         ),
         perfect_association=perfect,
         right_boxes=right,
-        true_boxes=_bound_of_boxes(frames, tracks, evaluation, num_workers, gpus_per_worker),
+        true_boxes=_bound_of_boxes(
+            frames,
+            tracks,
+            evaluation,
+            run_network=run_network,
+            num_workers=num_workers,
+            gpus_per_worker=gpus_per_worker,
+        ),
     )
 
 
@@ -255,13 +269,19 @@ def _bound_of_boxes(
     frames: Artefact,
     tracks: Artefact,
     evaluation: EvaluationConfig,
+    *,
+    run_network: bool,
     num_workers: int,
     gpus_per_worker: float,
 ) -> Bound:
     name = "true boxes"
     try:
         on_truth = track_true_boxes(
-            frames, tracks, num_workers=num_workers, gpus_per_worker=gpus_per_worker
+            frames,
+            tracks,
+            run_network=run_network,
+            num_workers=num_workers,
+            gpus_per_worker=gpus_per_worker,
         )
     except NoBoundError as error:
         return Bound(name=name, tells=f"not known: {error}", metrics=None)

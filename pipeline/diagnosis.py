@@ -234,9 +234,10 @@ def summarise(diagnosis: Diagnosis) -> str:
 
 
 def format_text(diagnosis: Diagnosis) -> str:
-    """Summary, bounds and causes as aligned text."""
-    bounds, causes = bound_table(diagnosis), cause_table(diagnosis)
-    return "\n".join([summarise(diagnosis), "", *_aligned(bounds), "", *_aligned(causes), ""])
+    """Summary, bounds (and why one is not known) and causes as aligned text."""
+    unknown = [f"{b.name}: {b.tells}" for b in diagnosis.bounds if b.metrics is None]
+    bounds, causes = _aligned(bound_table(diagnosis)), _aligned(cause_table(diagnosis))
+    return "\n".join([summarise(diagnosis), "", *bounds, *unknown, "", *causes, ""])
 
 
 def bound_table(diagnosis: Diagnosis) -> list[list[str]]:

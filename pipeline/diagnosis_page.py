@@ -1,13 +1,13 @@
 """A diagnosis as one self-contained HTML page: bounds, causes, classes, sequences, clips."""
 
 import base64
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final
 
 import numpy as np
 
+from pipeline import page_tables as tables
 from pipeline.diagnosis import (
     BOUND_METRICS,
     REPAIRED_METRICS,
@@ -27,9 +27,6 @@ ERRORS_A_SEQUENCE: Final = 10
 """Worst errors that are listed of each sequence."""
 
 _IN_MOTA: Final = CAUSES[: CAUSES.index("fragmented")]
-
-Cell = tuple[str, float | str | None]
-"""Text of a cell, plain, and the value that it sorts by; None comes last."""
 
 
 def format_page(diagnosis: Diagnosis, clips: Sequence[bytes], *, made_by: str) -> str:
@@ -57,33 +54,28 @@ def format_page(diagnosis: Diagnosis, clips: Sequence[bytes], *, made_by: str) -
 
 def _inputs(diagnosis: Diagnosis) -> str:
     facts = {**diagnosis.inputs, **diagnosis.report.evaluator}
-    listed = "".join(
-        f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts.items()
-    )
-    return f"<details><summary>What was diagnosed</summary><dl>{listed}</dl></details>"
+    listed = tables.definitions(facts.items())
+    return f"<details><summary>What was diagnosed</summary>{listed}</details>"
 
 
 def _bounds(diagnosis: Diagnosis) -> str:
     known = diagnosis.result.metrics or {}
     names = [name for name in BOUND_METRICS if name in known]
     lines = [
-        [bound.name, *(_number(name, (bound.metrics or {}).get(name)) for name in names)]
+        [bound.name, *(format_number(name, (bound.metrics or {}).get(name)) for name in names)]
         for bound in diagnosis.bounds
     ]
     bars = {
-        bound.name: _finite(bound.metrics.get("HOTA")) or 0.0
+        bound.name: bound.metrics.get("HOTA") or 0.0
         for bound in diagnosis.bounds
         if bound.metrics is not None
     }
-    told = "".join(
-        f"<dt>{escape(bound.name)}</dt><dd>{escape(bound.tells)}</dd>"
-        for bound in diagnosis.bounds[1:]
-    )
+    told = ((bound.name, bound.tells) for bound in diagnosis.bounds[1:])
     return f"""<section><h2>What bounds it</h2>
 <p class="muted">HOTA of all classes pooled, in percent</p>
 {_bars(bars, most=100.0)}
 {_table(["result", *names], lines, "Bounds")}
-<dl class="legend">{told}</dl></section>"""
+{tables.definitions(told, "legend")}</section>"""
 
 
 def _causes(diagnosis: Diagnosis) -> str:
@@ -105,16 +97,14 @@ def _causes(diagnosis: Diagnosis) -> str:
             ]
         )
     bars = {CAUSES[i]: float(costs["MOTA"][i]) for i in order if CAUSES[i] in _IN_MOTA}
-    told = "".join(
-        f"<dt>{escape(CAUSES[i])}</dt><dd>{escape(_meaning(CAUSES[i]))}</dd>" for i in order
-    )
+    told = ((CAUSES[i], _meaning(CAUSES[i])) for i in order)
     return f"""<section><h2>What it cost</h2>
 <p class="muted">MOTA points of all classes pooled; together all that is missing to 100</p>
 {_bars(bars, most=max(bars.values()))}
 {_table([*heading, *REPAIRED_METRICS], lines, "Causes")}
 <p class="muted">−MOTA: exact, by counting. {" and ".join(REPAIRED_METRICS)}: change of the score,
 scored again with this cause alone repaired; – where a repair is not defined.</p>
-<dl class="legend">{told}</dl></section>"""
+{tables.definitions(told, "legend")}</section>"""
 
 
 def _meaning(cause: Cause) -> str:
@@ -128,9 +118,16 @@ def _classes(diagnosis: Diagnosis) -> str:
         num_truth = int(diagnosis.num_truth[index])
         points = diagnosis.points(Row(name=name, classes=(name,)))
         mota = diagnosis.report.metrics[name]["MOTA"]
-        cells: list[Cell] = [(name, name), (str(num_truth), num_truth)]
-        cells += [_number_cell("MOTA", mota), *_point_cells(points)]
-        entries.append(_entry(cells))
+        entries.append(
+            tables.entry(
+                [
+                    tables.name_cell(escape(name), name),
+                    tables.value_cell(str(num_truth), num_truth),
+                    _number_cell("MOTA", mota),
+                    *_point_cells(points),
+                ]
+            )
+        )
     return f"""<section><h2>By class</h2>
 <p class="muted">Points of the class's own MOTA that each cause costs</p>
 {_board(["class", "true boxes", "MOTA", *_IN_MOTA], entries, "By class")}</section>"""
@@ -142,9 +139,10 @@ def _sequences(diagnosis: Diagnosis) -> str:
     for position, (name, found) in enumerate(diagnosis.sequences.items()):
         numbers = diagnosis.report.sequences[name][row.name]
         num_truth = int(found.num_truth.sum())
-        cells: list[Cell] = [
-            (name, name),
-            (str(num_truth), num_truth),
+        identifier = f"sequence-{position}"
+        cells = [
+            tables.name_cell(escape(name), name, opens=identifier),
+            tables.value_cell(str(num_truth), num_truth),
             *(_number_cell(metric, numbers[metric]) for metric in ("MOTA", "IDF1", "HOTA")),
             *_point_cells(diagnosis.points(row, name)),
         ]
@@ -153,7 +151,7 @@ def _sequences(diagnosis: Diagnosis) -> str:
         detail = _error_table(((name, error) for error in shown), diagnosis, with_sequence=False)
         if rest:
             detail += f'<p class="muted">{rest} smaller ones are not listed.</p>'
-        entries.append(_entry(cells, detail=detail, identifier=f"sequence-{position}"))
+        entries.append(tables.entry(cells, identifier=identifier, detail=detail))
     heading = ["sequence", "true boxes", "MOTA", "IDF1", "HOTA", *_IN_MOTA]
     return f"""<section><h2>By sequence</h2>
 <p class="muted">Points of the sequence's own MOTA that each cause costs; a sequence opens to its
@@ -241,24 +239,16 @@ def _identity_name(found: SequenceFindings, error: Error) -> str:
     return "–" if error.identity is None else found.identity_names[error.identity]
 
 
-def _point_cells(points: Iterable[float]) -> list[Cell]:
+def _point_cells(points: Iterable[float]) -> list[str]:
     return [
-        (f"{value:.2f}", float(value))
+        tables.value_cell(f"{value:.2f}", float(value))
         for cause, value in zip(CAUSES, points, strict=True)
         if cause in _IN_MOTA
     ]
 
 
-def _number_cell(metric: str, value: Number) -> Cell:
-    return _number(metric, value), _finite(value)
-
-
-def _number(metric: str, value: Number) -> str:
-    return format_number(metric, _finite(value))
-
-
-def _finite(value: Number) -> Number:
-    return value if value is not None and math.isfinite(value) else None
+def _number_cell(metric: str, value: Number) -> str:
+    return tables.value_cell(format_number(metric, value), value)
 
 
 def _bars(values: Mapping[str, float], *, most: float) -> str:
@@ -275,55 +265,20 @@ def _bars(values: Mapping[str, float], *, most: float) -> str:
 
 
 def _table(heading: Sequence[str], lines: Iterable[Sequence[str]], label: str) -> str:
-    """Lines of plain cells, the first of each its name."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heading[1:])
-    body = "".join(
-        f'<tr><th scope="row">{escape(line[0])}</th>'
-        + "".join(f"<td>{escape(text)}</td>" for text in line[1:])
-        + "</tr>"
-        for line in lines
-    )
-    return (
-        f'<div class="numbers" tabindex="0" role="region" aria-label="{escape(label)}"><table>'
-        f'<thead><tr><th scope="col" class="name">{escape(heading[0])}</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+    """Lines of text, the first of each its name."""
+    return tables.plain_table(
+        heading,
+        (
+            tables.line(name, (tables.cell(escape(text)) for text in texts))
+            for name, *texts in lines
+        ),
+        label,
     )
 
 
 def _board(heading: Sequence[str], entries: Iterable[str], label: str) -> str:
-    """A sortable table: the first column by name, the others with the greatest number first."""
-    cells = [
-        f'<th scope="col" class="name" data-first="ascending"><button>{escape(heading[0])}</button>'
-        "</th>"
-    ]
-    cells += [
-        f'<th scope="col" data-first="descending"><button>{escape(text)}</button></th>'
-        for text in heading[1:]
-    ]
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
-        f'<table class="board"><thead><tr>{"".join(cells)}</tr></thead>{"".join(entries)}</table>'
-        "</div>"
+    """A board: the first column sorts by name, the others with the greatest number first."""
+    numbers = (tables.column(title, "descending") for title in heading[1:])
+    return tables.board(
+        [tables.column(heading[0], "ascending", is_name=True), *numbers], entries, label
     )
-
-
-def _entry(cells: Sequence[Cell], *, detail: str = "", identifier: str = "") -> str:
-    """One row of a board, which opens to its detail (HTML) if it has one."""
-    (name, _), *numbers = cells
-    title = escape(name)
-    if detail:
-        title = (
-            f'<button class="toggle" aria-expanded="false" aria-controls="{identifier}">'
-            f"<span>{title}</span></button>"
-        )
-    columns = "".join(
-        f'<td data-value="{"" if value is None else value}">{escape(text)}</td>'
-        for text, value in numbers
-    )
-    row = f'<tr><th scope="row" class="name" data-value="{escape(name)}">{title}</th>{columns}</tr>'
-    if detail:
-        row += (
-            f'<tr class="detail" id="{identifier}" hidden><td colspan="{len(cells)}">'
-            f'<div class="detail-body">{detail}</div></td></tr>'
-        )
-    return f'<tbody class="entry">{row}</tbody>\n'

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from datasets.registry import Benchmark
-from pipeline.store import is_local, join_location, open_filesystem, write_file
+from pipeline.files import write_file
+from pipeline.locations import is_local, join_location, open_filesystem
 
 Level = Literal["ok", "warning", "error"]
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from datasets.registry import BENCHMARKS
 from models.config_io import config_from_dict, config_to_dict
 from models.qdtrack.config import QDTrackConfig
-from pipeline import cluster
+from pipeline import cluster, steps
 from pipeline.config import ExperimentConfig
 from pipeline.contestants import (
     Contestant,
-    compete,
     join_notes,
     log_row,
     overlap_baseline,
@@ -26,16 +25,8 @@ from pipeline.contestants import (
 )
 from pipeline.leaderboard import ResultRow
 from pipeline.overlay import overlay
-from pipeline.steps import (
-    Say,
-    Step,
-    WorkOptions,
-    adopt,
-    check_has_labels,
-    detect,
-    ingest_splits,
-    train_recipe,
-)
+from pipeline.progress import Say
+from pipeline.steps import Step, WorkOptions
 from pipeline.store import Artefact
 from pipeline.train import initial_model
 
@@ -83,19 +74,19 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
     run_log = RunLog(options.tracking_uri, options.output_root)
     given = None
     if options.weights is not None:
-        given = adopt(options.weights, config.data.dataset, options, say)
+        given = steps.adopt(options.weights, config.data.dataset, options, say)
     if given is not None:  # report the network that is used, not the one of the recipe
         model = config_from_dict(QDTrackConfig, given.details()["model"], "model")
         config = replace(config, model=model, recipe=f"{config.recipe}, not trained here")
     splits = [config.data.evaluation_split]
     if given is None:
         splits = [*config.data.train_splits, *splits]
-    frames = ingest_splits(config.data, splits, options.data_root, options, say)
+    frames = steps.ingest_splits(config.data, splits, options.data_root, options, say)
     evaluated = frames[config.data.evaluation_split]
-    check_has_labels(evaluated)
+    steps.check_has_labels(evaluated)
     with run_log.process_run(config.recipe, config=config, inputs=frames) as run:
         run.log_files({"config.json": json.dumps(config_to_dict(config), indent=1).encode()})
-        weights = given or train_recipe(
+        weights = given or steps.train_recipe(
             config,
             frames,
             options,
@@ -146,8 +137,8 @@ def _contestants(
     say: Say,
 ) -> list[Contestant]:
     """The model, and the two rows that say how good it is: simplest association, perfect boxes."""
-    detected = detect(frames, weights, config.infer, options, say)
-    embedded = detect(frames, weights, config.infer, options, say, boxes="truth")
+    detected = steps.detect(frames, weights, config.infer, options, say)
+    embedded = steps.detect(frames, weights, config.infer, options, say, boxes="truth")
     return [
         Contestant(
             kind="model",
@@ -187,10 +178,8 @@ def _enter(
     say: Say,
 ) -> tuple[ResultRow, Artefact]:
     """Associate and score one contestant, and write its row."""
-    with Step(say, f"track and score, {contestant.kind}") as step:
-        result = compete(frames, contestant, config.evaluation, num_workers=options.num_workers)
-        metrics = result.metrics
-        step.done(f"MOTA {metrics['MOTA']:.1f}, IDF1 {metrics['IDF1']:.1f}", result.scores)
+    label = f"track and score, {contestant.kind}"
+    result = steps.score_contestant(frames, contestant, config.evaluation, label, options, say)
     row = result_row(result, weights, run, recipe=config.recipe)
     log_row(row, result, weights, run_log)
     return row, result.tracks

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -74,16 +74,7 @@ def infer(
     Returns:
         The finished artefact, one Arrow file a sequence.
     """
-    settings = {"infer": config_to_dict(config), "boxes": boxes}
-    artefact = Artefact(
-        root=frames.root,
-        stage=STAGE,
-        dataset=frames.dataset,
-        split=frames.split,
-        fingerprint=fingerprint(
-            STAGE, VERSION, settings, [frames.fingerprint, weights.fingerprint]
-        ),
-    )
+    artefact = place_of_detections(frames, weights, config, boxes)
     if artefact.is_complete():
         return artefact
     sequences = frames.sequences()
@@ -106,8 +97,24 @@ def infer(
     )
     counts = [artefact.part(name).details()["num_detections"] for name in sequences]
     inputs = {"frames": frames.fingerprint, "weights": weights.fingerprint}
-    artefact.finish(sequences, {**settings, **inputs, "num_detections": sum(counts)})
+    artefact.finish(
+        sequences, {**_settings(config, boxes), **inputs, "num_detections": sum(counts)}
+    )
     return artefact
+
+
+def place_of_detections(
+    frames: Artefact, weights: Artefact, config: InferConfig, boxes: BoxSource
+) -> Artefact:
+    """Where `infer` keeps what these give, there or not."""
+    inputs = [frames.fingerprint, weights.fingerprint]
+    return Artefact(
+        root=frames.root,
+        stage=STAGE,
+        dataset=frames.dataset,
+        split=frames.split,
+        fingerprint=fingerprint(STAGE, VERSION, _settings(config, boxes), inputs),
+    )
 
 
 class SequenceDetector:
@@ -261,6 +268,10 @@ def detect_images(
         )
         results.append(found)
     return results
+
+
+def _settings(config: InferConfig, boxes: BoxSource) -> dict[str, Any]:
+    return {"infer": config_to_dict(config), "boxes": boxes}
 
 
 def _embed_frames(

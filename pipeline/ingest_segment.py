@@ -11,8 +11,9 @@ from datasets.images import decode_image, encode_jpeg
 from datasets.registry import BENCHMARKS
 from datasets.schema import Annotations, Problem, SequenceSource, SequenceTruth, concatenate
 from datasets.video import iterate_frames, probe_video
+from pipeline.files import FileRecord
 from pipeline.frames import ANNOTATIONS_FILE, Frame, FramesFile, frames_file_name
-from pipeline.store import Artefact, FileRecord
+from pipeline.store import Artefact
 
 FRAMES_PER_SEGMENT: Final = 1800
 """Longer sequences are cut, so that several workers decode one long video: a minute at 30 fps."""

@@ -215,8 +215,12 @@ def ranking_metrics(protocol: str) -> tuple[str, ...]:
 
 
 def format_number(metric: str, value: Number) -> str:
-    """A number as tables show it: counts whole, percentages to two decimals, a dash for none."""
-    if value is None:
+    """A number as tables show it: counts whole, percentages to two decimals, a dash for none.
+
+    >>> format_number("MOTA", 61.204), format_number("FP", 12.0), format_number("MOTP", math.nan)
+    ('61.20', '12', '–')
+    """
+    if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f}" if metric in COUNTS else f"{value:.2f}"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final
 
+from pipeline import page_tables as tables
 from pipeline.leaderboard import (
     LESS_IS_BETTER,
     Entry,
@@ -13,7 +14,7 @@ from pipeline.leaderboard import (
     format_number,
 )
 from pipeline.leaderboard_formats import provenance_of
-from pipeline.page import document, figure, number_table
+from pipeline.page import document, figure
 from pipeline.plots import Point, line_chart
 
 ALPHAS: Final = tuple(round(0.05 * index, 2) for index in range(1, 20))
@@ -55,7 +56,7 @@ def loss_chart(curves: Mapping[str, Sequence[Point]], *, standalone: bool = Fals
 
 def _section(board: Leaderboard, index: int) -> str:
     title = escape(board.title)
-    entries = "".join(
+    entries = (
         _entry(board, entry, position, f"row-{index}-{position}")
         for position, entry in enumerate(board.entries)
     )
@@ -64,12 +65,7 @@ def _section(board: Leaderboard, index: int) -> str:
     return f"""<section>
 <h2>{title}</h2>
 <p class="muted">{escape(f"{board.rules}. {board.legend}")}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="Scores on {title}">
-<table class="board">
-<thead><tr>{_headers(board)}</tr></thead>
-{entries}
-</table>
-</div>
+{tables.board(_columns(board), entries, f"Scores on {board.title}")}
 <div class="charts">{chart}</div>
 </section>
 """
@@ -86,41 +82,33 @@ def _hota_by_label(board: Leaderboard) -> dict[str, Sequence[float | None]]:
     return curves
 
 
-def _headers(board: Leaderboard) -> str:
-    cells = [
-        '<th scope="col" data-first="ascending" aria-sort="ascending"><button>#</button></th>',
-        '<th scope="col" class="name" data-first="ascending"><button>tracker</button></th>',
+def _columns(board: Leaderboard) -> list[str]:
+    return [
+        tables.column("#", "ascending", is_sorted=True),
+        tables.column("tracker", "ascending", is_name=True),
+        *(
+            tables.column(name, "ascending" if name in LESS_IS_BETTER else "descending")
+            for name in board.metrics
+        ),
     ]
-    for name in board.metrics:
-        first = "ascending" if name in LESS_IS_BETTER else "descending"
-        text = escape(name)
-        cells.append(f'<th scope="col" data-first="{first}"><button>{text}</button></th>')
-    return "".join(cells)
 
 
 def _entry(board: Leaderboard, entry: Entry, position: int, identifier: str) -> str:
     row = entry.row
-    badge = "" if row.kind == "model" else f'<span class="badge">{row.kind}</span>'
     best = _best_values(board)
-    numbers = "".join(
-        _number_cell(row, name, is_best=name in best and entry in best[name])
-        for name in board.metrics
-    )
-    rank = "–" if entry.rank is None else str(entry.rank)
-    return f"""<tbody class="entry {row.kind}">
-<tr><td data-value="{position}">{rank}</td>
-<th scope="row" class="name" data-value="{escape(row.name)}">
-<button class="toggle" aria-expanded="false" aria-controls="{identifier}">{_name(row)}</button>
-{badge}</th>{numbers}</tr>
-<tr class="detail" id="{identifier}" hidden><td colspan="{2 + len(board.metrics)}">
-<div class="detail-body">{_detail(row)}</div></td></tr>
-</tbody>
-"""
-
-
-def _name(row: ResultRow) -> str:
-    """The title in its own element; recipes are long words that may break at underscores."""
-    return f"<span>{escape(row.name).replace('_', '_<wbr>')}</span>"
+    # Recipes are long words that may break at underscores.
+    name = escape(row.name).replace("_", "_<wbr>")
+    cells = [
+        tables.value_cell("–" if entry.rank is None else str(entry.rank), position),
+        tables.name_cell(
+            name, row.name, opens=identifier, badge="" if row.kind == "model" else row.kind
+        ),
+        *(
+            _number_cell(row, name, is_best=name in best and entry in best[name])
+            for name in board.metrics
+        ),
+    ]
+    return tables.entry(cells, identifier=identifier, detail=_detail(row), kind=row.kind)
 
 
 def _best_values(board: Leaderboard) -> dict[str, list[Entry]]:
@@ -137,26 +125,21 @@ def _best_values(board: Leaderboard) -> dict[str, list[Entry]]:
 
 def _number_cell(row: ResultRow, metric: str, *, is_best: bool) -> str:
     value = row.metrics.get(metric)
-    exact = "" if value is None else repr(value)
-    mark = ' class="best"' if is_best else ""
     interval = format_interval(metric, row.intervals.get(metric))
     below = f"<small>{interval}</small>" if interval else ""
-    return f'<td{mark} data-value="{exact}">{format_number(metric, value)}{below}</td>'
+    return tables.value_cell(format_number(metric, value) + below, value, "best" if is_best else "")
 
 
 def _detail(row: ResultRow) -> str:
     parts = [f'<p class="note">{escape(row.notes)}</p>'] if row.notes else []
-    facts = provenance_of(row).items()
-    parts.append("<h3>Made by</h3><dl>")
-    parts += [f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in facts]
-    parts.append("</dl>")
+    parts.append(f"<h3>Made by</h3>{tables.definitions(provenance_of(row).items())}")
     parts.append(_charts(row))
     if row.per_class:
-        parts.append(f"<h3>By class</h3>{number_table(row.per_class, 'class')}")
+        parts.append(f"<h3>By class</h3>{tables.number_table(row.per_class, 'class')}")
     if row.per_sequence:
         totals = {name: table[row.summary_row] for name, table in row.per_sequence.items()}
         count = f"{len(totals)} sequence{'' if len(totals) == 1 else 's'}"
-        table = number_table(totals, "sequence")
+        table = tables.number_table(totals, "sequence")
         parts.append(f"<details><summary>By sequence ({count})</summary>{table}</details>")
     return "".join(parts)
 

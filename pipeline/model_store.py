@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from models.config_io import config_to_dict
-from pipeline.store import Artefact, is_local, open_filesystem
+from pipeline.locations import is_local, open_filesystem
+from pipeline.store import Artefact
 
 if TYPE_CHECKING:
     from models.qdtrack.model import QDTrack

@@ -1,4 +1,4 @@
-"""What all HTML pages share: one self-contained document, its style and script, figures, tables.
+"""What all HTML pages share: one self-contained document, its style and script, and figures.
 
 Every text may come from a user (names, notes, sequences), so everything is escaped where it enters
 a page, and a page forbids by policy whatever is not its own style and script or written into it.
@@ -9,8 +9,6 @@ import hashlib
 from html import escape
 from pathlib import Path
 from typing import Final
-
-from pipeline.leaderboard import Table, format_number
 
 _FOLDER: Final = Path(__file__).resolve().parent
 _OPEN_WITHOUT_SCRIPT: Final = ".detail[hidden]{display:table-row}"
@@ -59,23 +57,6 @@ def document(title: str, body: str, *, made_by: str) -> str:
 def figure(chart: str, caption: str) -> str:
     """A chart (HTML) with its caption (plain text)."""
     return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def number_table(table: Table, what: str) -> str:
-    """A table of metrics, one line for each row; `what` names what the rows are."""
-    metrics = list(dict.fromkeys(name for numbers in table.values() for name in numbers))
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in metrics)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{format_number(name, numbers.get(name))}</td>" for name in metrics)
-        + "</tr>"
-        for label, numbers in table.items()
-    )
-    return (
-        f'<div class="numbers" tabindex="0" role="region" aria-label="By {escape(what)}"><table>'
-        f'<thead><tr><th scope="col" class="name">{escape(what)}</th>{head}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
-    )
 
 
 def _digest(text: str) -> str:

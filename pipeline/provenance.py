@@ -37,6 +37,11 @@ class Provenance:
     versions: dict[str, str]
     """Python and the libraries that can change a number."""
 
+    @property
+    def made_by(self) -> str:
+        """What pages state below their title."""
+        return f"Made {self.date[:16].replace('T', ' ')} UTC by Quasar {self.revision}"
+
 
 def describe_provenance() -> Provenance:
     """Provenance of what runs now, on this machine."""

@@ -8,9 +8,8 @@ import math
 import shutil
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pipeline.leaderboard import LESS_IS_BETTER, ResultRow, Table, rank
 from pipeline.leaderboard_page import hota_chart, loss_chart
@@ -26,6 +25,9 @@ REFERENCES_FILE: Final = "references.json"
 SAVED_VIEW: Final = "leaderboard"
 """Name of the saved view in addresses of MLflow's page: `?viewStateShareKey=leaderboard`."""
 
+DECIMALS: Final = 4
+"""Of the scores that MLflow's page shows; a row's `result.json` has them in full."""
+
 _STATED: Final = (
     *("kind", "recipe", "weights", "detections", "tracker", "truth", "protocol", "evaluator"),
     *("revision", "source_digest", "hardware", "date"),
@@ -33,20 +35,6 @@ _STATED: Final = (
 _NAME_COLUMN: Final = "attributes.`Run Name`"
 _NAME_PX: Final = 380
 _SCORE_PX: Final = 85
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChildRun:
-    """A run inside a process run: over when it is written, like a trial of a sweep."""
-
-    name: str
-    """Unique within its parent."""
-    status: Literal["FINISHED", "KILLED", "FAILED"]
-    """KILLED is what was stopped on purpose: MLflow's own word for Optuna's pruned trials."""
-    params: Mapping[str, Any]
-    metrics: Mapping[str, float | None]
-    tags: Mapping[str, str]
-    seconds: float
 
 
 def row_tags(row: ResultRow) -> dict[str, str]:

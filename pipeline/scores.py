@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets.schema import SequenceResult, SequenceTruth
 from models.config_io import config_to_dict
 from pipeline.associate import read_tracks
-from pipeline.confidence import SequenceFields, intervals
+from pipeline.confidence import ResultFields, intervals
 from pipeline.evaluate import (
     EvaluationConfig,
     EvaluationReport,
@@ -129,7 +129,7 @@ def read_fields_file(artefact: Artefact) -> bytes:
     return content
 
 
-def pack_fields(fields: SequenceFields) -> bytes:
+def pack_fields(fields: ResultFields) -> bytes:
     """What the metrics combined as a small Parquet file: one line for each number or array."""
     lines = [
         {
@@ -150,7 +150,7 @@ def pack_fields(fields: SequenceFields) -> bytes:
     return content
 
 
-def parse_fields(content: bytes) -> SequenceFields:
+def parse_fields(content: bytes) -> ResultFields:
     """What `pack_fields` made its file of; all numbers come back as floats."""
     fields: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for row in pq.read_table(pa.BufferReader(content)).to_pylist():

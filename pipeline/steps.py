@@ -2,24 +2,25 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from datasets.registry import BENCHMARKS
 from pipeline.config import ExperimentConfig
+from pipeline.contestants import Contestant, Result, compete
 from pipeline.epoch_score import EpochScorer
+from pipeline.evaluate import EvaluationConfig
 from pipeline.infer import BoxSource, InferConfig, infer
 from pipeline.ingest import DataConfig, NothingFoundError, ingest
+from pipeline.leaderboard import format_number, ranking_metrics
 from pipeline.model_store import adopt_weights
+from pipeline.progress import Say
 from pipeline.store import Artefact
 from pipeline.train import OnMetrics, train
 
 logger = logging.getLogger(__name__)
-
-Say = Callable[[str], None]
-"""Takes one line for the person who watches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,25 @@ def detect(
         )
         step.done(f"{found.details()['num_detections']} boxes", found)
     return found
+
+
+def score_contestant(
+    frames: Artefact,
+    contestant: Contestant,
+    evaluation: EvaluationConfig,
+    label: str,
+    options: WorkOptions,
+    say: Say,
+) -> Result:
+    """Join and score one contestant; see `compete`."""
+    with Step(say, label) as step:
+        result = compete(frames, contestant, evaluation, num_workers=options.num_workers)
+        numbers = (
+            f"{name} {format_number(name, result.metrics[name])}"
+            for name in ranking_metrics(evaluation.protocol)[:2]
+        )
+        step.done(", ".join(numbers), result.scores)
+    return result
 
 
 def _training_workers(pairs_per_step: int, num_workers: int) -> int:

@@ -7,78 +7,38 @@ is written last, so that an interrupted write never looks finished. Locally each
 written under a temporary name first.
 """
 
-import errno
 import hashlib
 import json
-import logging
 import os
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
-from urllib.parse import quote, unquote
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from datasets.schema import SCHEMA_VERSION
-
-logger = logging.getLogger(__name__)
+from pipeline.files import FileRecord, HashingStream, delete_file, read_json, write_file, write_json
+from pipeline.locations import (
+    decode_name,
+    encode_name,
+    join_location,
+    list_folders,
+    open_filesystem,
+    resolve_root,
+)
 
 MANIFEST: Final = "manifest.json"
-_MAX_NAME_BYTES: Final = 200
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOOK_UP_THREADS: Final = 16
-_SAFE_CHARACTERS: Final = " -_.@+=,"
 
 
 class StoreError(ValueError):
     """An artefact is missing, incomplete or damaged; the message says which and what to do."""
-
-
-def resolve_root(option: str | None) -> str:
-    """Root of all artefacts: the option, else ``$QUASAR_ROOT``, else ``~/quasar``.
-
-    Never the working directory: inside a Ray job that is a copy which is thrown away.
-    """
-    chosen = option or os.environ.get("QUASAR_ROOT") or str(Path.home() / "quasar")
-    if "://" in chosen:
-        return chosen.rstrip("/")
-    return str(Path(chosen).expanduser().resolve())
-
-
-def is_local(root: str) -> bool:
-    """Whether only this machine sees the root."""
-    return "://" not in root or root.startswith("file://")
-
-
-def encode_name(name: str) -> str:
-    """A sequence name as one safe path component; `decode_name` reverses it.
-
-    >>> encode_name("b1c66a42-6f7d68ca"), encode_name("../etc/passwd")
-    ('b1c66a42-6f7d68ca', '%2E.%2Fetc%2Fpasswd')
-    """
-    if not name:
-        raise StoreError("a sequence has an empty name; expected at least one character")
-    encoded = quote(name, safe=_SAFE_CHARACTERS)
-    if encoded.startswith("."):
-        encoded = "%2E" + encoded[1:]
-    if len(encoded) > _MAX_NAME_BYTES:
-        raise StoreError(
-            f"sequence name {name[:40]!r}... takes {len(encoded)} bytes as a file name, more than "
-            f"{_MAX_NAME_BYTES}; rename the sequence"
-        )
-    return encoded
-
-
-def decode_name(encoded: str) -> str:
-    """The sequence name behind a path component."""
-    return unquote(encoded)
 
 
 def fingerprint(
@@ -120,16 +80,6 @@ def fingerprint_files(paths: Iterable[Path], root: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """One finished file of a part, as its manifest lists it."""
-
-    name: str
-    size: int
-    sha256: str
-    num_rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Part:
     """The files of one sequence (or of one model) inside an artefact."""
 
@@ -139,7 +89,7 @@ class Part:
 
     def manifest(self) -> dict[str, Any] | None:
         """What `PartWriter.finish` wrote; None where the part was never finished."""
-        return _read_json(join_location(self.folder, MANIFEST))
+        return read_json(join_location(self.folder, MANIFEST))
 
     def is_valid(self) -> bool:
         """Whether the manifest exists and every file it lists has the size it lists."""
@@ -159,21 +109,11 @@ class Part:
         Raises:
             StoreError: the part is not there.
         """
-        manifest = self.manifest()
-        if manifest is None:
-            raise StoreError(
-                f"{self.folder}: no finished part for {self.name!r}; run the stage that makes it"
-            )
-        return [FileRecord(**entry) for entry in manifest["files"]]
+        return [FileRecord(**entry) for entry in self._finished()["files"]]
 
     def details(self) -> dict[str, Any]:
-        """What the stage noted about this part when it finished it."""
-        manifest = self.manifest()
-        if manifest is None:
-            raise StoreError(
-                f"{self.folder}: no finished part for {self.name!r}; run the stage that makes it"
-            )
-        return cast("dict[str, Any]", manifest["details"])
+        """What the stage noted about this part when it finished it; see `files` for the error."""
+        return cast("dict[str, Any]", self._finished()["details"])
 
     def location(self, file_name: str) -> str:
         """Path or URI of one file."""
@@ -215,6 +155,14 @@ class Part:
         with self._readable(file_name) as stream:
             return pa.ipc.open_file(stream).read_all()
 
+    def _finished(self) -> dict[str, Any]:
+        manifest = self.manifest()
+        if manifest is None:
+            raise StoreError(
+                f"{self.folder}: no finished part for {self.name!r}; run the stage that makes it"
+            )
+        return manifest
+
     @contextmanager
     def _readable(self, file_name: str) -> Iterator[pa.NativeFile]:
         try:
@@ -242,20 +190,20 @@ class PartWriter:
 
     def __enter__(self) -> "PartWriter":
         # A manifest of an earlier, damaged version must not vouch for the new files.
-        _delete(join_location(self._part.folder, MANIFEST))
+        delete_file(join_location(self._part.folder, MANIFEST))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             content = {"files": [vars(record) for record in self.files], "details": self.details}
-            _write_json(join_location(self._part.folder, MANIFEST), content)
+            write_json(join_location(self._part.folder, MANIFEST), content)
 
     def adopt(self, files: Iterable[FileRecord]) -> None:
         """Vouch for files that other tasks wrote into this part."""
         self.files += files
 
     @contextmanager
-    def open_file(self, file_name: str) -> Iterator["HashingStream"]:
+    def open_file(self, file_name: str) -> Iterator[HashingStream]:
         """A binary stream that becomes `file_name` when the block ends without an error."""
         with write_file(join_location(self._part.folder, file_name)) as stream:
             yield stream
@@ -313,12 +261,12 @@ class Artefact:
     def part_names(self) -> list[str]:
         """Names of all parts that were begun, sorted."""
         return sorted(
-            decode_name(name) for name in _list_folders(join_location(self.folder, "parts"))
+            decode_name(name) for name in list_folders(join_location(self.folder, "parts"))
         )
 
     def manifest(self) -> dict[str, Any] | None:
         """What `finish` wrote; None while parts are missing."""
-        return _read_json(join_location(self.folder, MANIFEST))
+        return read_json(join_location(self.folder, MANIFEST))
 
     def sequences(self) -> list[str]:
         """Names of the sequences of a finished artefact, sorted.
@@ -326,23 +274,15 @@ class Artefact:
         Raises:
             StoreError: the stage did not finish.
         """
-        manifest = self.manifest()
-        if manifest is None:
-            raise StoreError(
-                f"{self.folder}: the stage {self.stage!r} did not finish here; run it again, it "
-                "will do only what is missing"
-            )
-        return list(manifest["sequences"])
+        return list(self._finished()["sequences"])
 
     def details(self) -> dict[str, Any]:
         """What the stage noted about the whole; see `sequences` for the error."""
-        self.sequences()
-        return cast("dict[str, Any]", (self.manifest() or {})["details"])
+        return cast("dict[str, Any]", self._finished()["details"])
 
     def finished_at(self) -> float:
         """When the stage finished, in seconds since the epoch; see `sequences` for the error."""
-        self.sequences()
-        return float((self.manifest() or {})["finished_at"])
+        return float(self._finished()["finished_at"])
 
     def is_complete(self) -> bool:
         """Whether the stage finished here and every part is still there in its whole size."""
@@ -360,7 +300,16 @@ class Artefact:
             "details": dict(details),
             "finished_at": time.time(),
         }
-        _write_json(join_location(self.folder, MANIFEST), content)
+        write_json(join_location(self.folder, MANIFEST), content)
+
+    def _finished(self) -> dict[str, Any]:
+        manifest = self.manifest()
+        if manifest is None:
+            raise StoreError(
+                f"{self.folder}: the stage {self.stage!r} did not finish here; run it again, it "
+                "will do only what is missing"
+            )
+        return manifest
 
 
 def open_artefact(folder: str) -> Artefact:
@@ -370,7 +319,7 @@ def open_artefact(folder: str) -> Artefact:
         StoreError: the folder holds no finished artefact.
     """
     location = resolve_root(folder)
-    content = _read_json(join_location(location, MANIFEST))
+    content = read_json(join_location(location, MANIFEST))
     if content is None or "fingerprint" not in content:
         raise StoreError(
             f"{folder}: no finished artefact here (no {MANIFEST} of a stage); name a folder "
@@ -387,8 +336,8 @@ def find_artefacts(root: str, stage: str, fingerprint: str) -> list[Artefact]:
     top = join_location(root, stage)
     places = [
         (dataset, split)
-        for dataset in _list_folders(top)
-        for split in _list_folders(join_location(top, dataset))
+        for dataset in list_folders(top)
+        for split in list_folders(join_location(top, dataset))
     ]
     candidates = [
         Artefact(
@@ -401,123 +350,3 @@ def find_artefacts(root: str, stage: str, fingerprint: str) -> list[Artefact]:
         for dataset, split in sorted(places)
     ]
     return [artefact for artefact in candidates if artefact.manifest() is not None]
-
-
-class HashingStream:
-    """A writable stream that counts and hashes what passes through it."""
-
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink = sink
-        self._digest = hashlib.sha256()
-        self._size = 0
-        self.num_rows = 0
-        """Set by whoever writes a table; goes into the manifest."""
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        self._size += memoryview(data).nbytes
-        self._sink.write(data)
-        return memoryview(data).nbytes
-
-    def tell(self) -> int:
-        return self._size
-
-    def flush(self) -> None:
-        self._sink.flush()
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Arrow's writers close what they are given; the owner closes the file itself."""
-
-    def record(self, file_name: str) -> FileRecord:
-        return FileRecord(
-            name=file_name,
-            size=self._size,
-            sha256=self._digest.hexdigest(),
-            num_rows=self.num_rows,
-        )
-
-
-@contextmanager
-def write_file(location: str) -> Iterator[HashingStream]:
-    """Write one file that appears whole or, on a local root, not at all."""
-    filesystem, path = open_filesystem(location)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        with filesystem.open_output_stream(path) as sink:
-            yield HashingStream(sink)
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with open(temporary, "wb") as sink:
-            yield HashingStream(sink)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            error.filename = path  # a write fails without saying where
-        raise
-
-
-def open_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
-    """The file system behind a path or URI, and the path on it."""
-    if "://" not in location:
-        return pafs.LocalFileSystem(), location
-    filesystem, path = pafs.FileSystem.from_uri(location)
-    return filesystem, path
-
-
-def join_location(location: str, *names: str) -> str:
-    """Append path components, in a URI before its query (S3 endpoints are given there).
-
-    >>> join_location("/data", "a b"), join_location("s3://bucket?region=x", "a b", "%2E")
-    ('/data/a b', 's3://bucket/a%20b/%252E?region=x')
-    """
-    if "://" not in location:
-        return "/".join([location.rstrip("/"), *names])
-    base, mark, query = location.partition("?")
-    # Whoever parses the URI decodes it: an encoded sequence name must come out as it was.
-    return "/".join([base.rstrip("/"), *(quote(name, safe="") for name in names)]) + mark + query
-
-
-def _read_json(location: str) -> dict[str, Any] | None:
-    filesystem, path = open_filesystem(location)
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            text = stream.read()
-    except FileNotFoundError:
-        return None
-    try:
-        return cast("dict[str, Any]", json.loads(text))
-    except ValueError:
-        logger.warning("%s: not valid JSON; treated as absent, the part will be rebuilt", location)
-        return None
-
-
-def _write_json(location: str, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    with write_file(location) as stream:
-        stream.write(text.encode())
-
-
-def _delete(location: str) -> None:
-    filesystem, path = open_filesystem(location)
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(path)
-
-
-def _list_folders(location: str) -> list[str]:
-    filesystem, path = open_filesystem(location)
-    selector = pafs.FileSelector(path, recursive=False, allow_not_found=True)
-    infos = filesystem.get_file_info(selector)
-    return [info.base_name for info in infos if info.type == pafs.FileType.Directory]

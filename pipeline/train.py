@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from datasets.transforms import AugmentConfig
 from models.config_io import config_to_dict
 from models.qdtrack.config import OptimizerConfig, QDTrackConfig
+from pipeline.locations import join_location, open_filesystem
 from pipeline.model_store import MODEL_PART, STAGE
 from pipeline.overrides import flatten
 from pipeline.progress import Progress
-from pipeline.store import Artefact, fingerprint, join_location, open_filesystem
+from pipeline.store import Artefact, fingerprint
 
 if TYPE_CHECKING:
     from models.qdtrack.model import QDTrack

@@ -10,10 +10,11 @@ from pathlib import Path
 from datasets.registry import BENCHMARKS
 from pipeline.errors import Cause, Error, find_errors, worst_errors
 from pipeline.evaluate import EvaluationConfig, build_protocol
+from pipeline.locations import encode_name
 from pipeline.overlay import TruthStyle, render_error, render_tracks
 from pipeline.progress import Progress
 from pipeline.scores import load_pair
-from pipeline.store import Artefact, encode_name
+from pipeline.store import Artefact
 
 WHOLE: tuple[int, int | None] = (0, None)
 """The range of all frames."""

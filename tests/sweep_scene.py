@@ -8,8 +8,8 @@ import numpy as np
 from datasets.registry import BENCHMARKS
 from datasets.schema import Annotations, Detections, SequenceTruth
 from pipeline.associate import DETECTIONS_FILE
-from pipeline.frames import ANNOTATIONS_FILE, Frame, write_frames
 from pipeline.store import Artefact
+from tests.stored_truth import write_truth
 
 CLASSES = BENCHMARKS["bdd100k"].classes
 NUM_FRAMES = 24
@@ -89,14 +89,7 @@ def store_pairs(
         for stage, name in (("frames", "a"), ("detections", "b"))
     )
     for name, (truth, found) in pairs.items():
-        rows = [
-            Frame(frame_index=i, name=n, timestamp_us=None, height=300, width=300, image=b"")
-            for i, n in enumerate(truth.frame_names)
-        ]
-        with frames.part(name).write() as writer:
-            write_frames(writer, name, rows)
-            writer.write_parquet(ANNOTATIONS_FILE, truth.annotations.to_table(name))
-            writer.details = {"has_labels": True}
+        write_truth(frames.part(name), truth)
         with detections.part(name).write() as writer:
             writer.write_arrow(DETECTIONS_FILE, found.to_table())
     num_frames = sum(truth.num_frames for truth, _ in pairs.values())

@@ -133,7 +133,7 @@ def test_only_the_run_log_imports_mlflow() -> None:
         for name, found in IMPORTS.items()
         if any(package_of(o.module) == "mlflow" for o in found)
     }
-    assert users <= {"pipeline.runlog"}
+    assert users == {"pipeline.runlog", "pipeline.runlog_connection"}
 
 
 @pytest.mark.parametrize("pattern", LIGHT_MODULES)

@@ -3,47 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from datasets.images import encode_jpeg
 from datasets.schema import Annotations
 from datasets.transforms import AugmentConfig
-from models.detectors.config import BackboneConfig, FasterRCNNConfig, RoiHeadConfig, RpnConfig
-from models.qdtrack.config import (
-    EmbeddingHeadConfig,
-    InputConfig,
-    OptimizerConfig,
-    QDTrackConfig,
-    QuasiDenseConfig,
-)
+from models.qdtrack.config import OptimizerConfig
 from pipeline.frames import ANNOTATIONS_FILE, Frame, write_frames
 from pipeline.store import Artefact
 from pipeline.train import TrainConfig
+from tests.small_model import HEIGHT, WIDTH
 
-HEIGHT, WIDTH = 64, 96
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [50, 70, 230]])
-
-MODEL = QDTrackConfig(
-    input=InputConfig(long_side=WIDTH, short_side=HEIGHT),
-    detector=FasterRCNNConfig(
-        backbone=BackboneConfig(
-            depth=18, stem_channels=8, norm="group", norm_groups=4, frozen_stages=-1
-        ),
-        pyramid_channels=16,
-        rpn=RpnConfig(
-            anchor_scale=4.0,
-            candidates_per_level_train=100,
-            candidates_per_level_test=50,
-            max_proposals=100,
-            sample_size=64,
-        ),
-        roi_head=RoiHeadConfig(hidden_sizes=(64,), sample_size=64),
-    ),
-    embedding=EmbeddingHeadConfig(
-        num_convs=1, conv_channels=16, norm_groups=4, hidden_sizes=(64,), embedding_dim=16
-    ),
-    quasi_dense=QuasiDenseConfig(sample_size=64),
-    classes=("car", "bus"),
-)
 
 TRAIN = TrainConfig(
     pairs_per_step=2,
@@ -98,6 +70,21 @@ def write_frames_artefact(
     details = {"benchmark": "bdd100k", "problems": [], "num_frames": num_sequences * num_frames}
     artefact.finish(names, details)
     return artefact
+
+
+def write_training_frames(root: Path) -> list[Artefact]:
+    """Video to train on, and stills beside it."""
+    stills = write_frames_artefact(
+        root, split="det_train", num_sequences=1, num_frames=4, is_still=True
+    )
+    return [write_frames_artefact(root), stills]
+
+
+def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Weights that are equal to the last bit; names the first that is not."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 def _scene(seed: int, num_frames: int) -> tuple[list[bytes], Annotations]:

@@ -203,9 +203,9 @@ class QuasiDenseTracker:
             survivors = frame.detections.subset(kept)
             ids = self._continue_tracks(frame_index, survivors)
             # Also where a backdrop was the best match: it neither keeps nor blocks anything.
-            is_born = (ids == NO_IDENTITY) & (survivors.scores > self.config.init_score_thr)
-            born = is_born.nonzero()[0]
-            ids[born] = self._memory.create(frame_index, survivors.select(born))
+            self._memory.create_where_missing(
+                ids, frame_index, survivors, self.config.init_score_thr
+            )
             # A weak twin is none, and neither is what overlaps any survivor of higher score.
             is_backdrop = ids == NO_IDENTITY
             is_backdrop &= best_overlap <= self.config.nms_backdrop_iou_thr
@@ -323,9 +323,9 @@ class TaoTracker:
             rows = self._is_no_distractor(frame).nonzero()[0]
             survivors = detections.select(rows)
             ids = self._continue_tracks(frame_index, survivors)
-            is_born = (ids == NO_IDENTITY) & (survivors.scores > self.config.init_score_thr)
-            born = is_born.nonzero()[0]
-            ids[born] = self._memory.create(frame_index, survivors.select(born))
+            self._memory.create_where_missing(
+                ids, frame_index, survivors, self.config.init_score_thr
+            )
             published[rows] = ids
             self.smoothed_scores[rows] = survivors.scores
         self._memory.expire(frame_index, self.config.memo_frames)

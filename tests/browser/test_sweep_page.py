@@ -85,9 +85,9 @@ def test_a_trial_opens_to_why_it_failed(browser: Any, page: str) -> None:
 
 def test_the_heading_of_the_trials_stays_in_view(browser: Any, page: str) -> None:
     browser.open(page)
-    browser.evaluate("document.querySelector('.tall').scrollTo(0, 500)")
+    browser.evaluate("document.querySelector('.trials').scrollTo(0, 500)")
     top = "document.querySelector('{}').getBoundingClientRect().top"
-    head, table = top.format(".trials thead th"), top.format(".tall")
+    head, table = top.format(".trials thead th"), top.format(".trials")
     assert browser.evaluate(f"Math.abs({head} - {table}) < 3")
 
 

@@ -18,7 +18,7 @@ from jobs import command, infer, ingest
 from models.qdtrack.model import QDTrack
 from models.weights import save_weights
 from pipeline.store import Artefact, open_artefact
-from tests.training_scene import MODEL
+from tests.small_model import MODEL
 
 NUM_FRAMES = 6
 # Random weights are sure of nothing: low thresholds give tracks all the same.

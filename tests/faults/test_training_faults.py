@@ -20,7 +20,8 @@ from pipeline.train import TrainConfig, initial_model, read_history, train, weig
 from pipeline.training_input import iterate_steps, read_training_set
 from pipeline.training_loop import Hooks, run_training
 from pipeline.windows import read_windows
-from tests.training_scene import MODEL, TRAIN, write_frames_artefact
+from tests.small_model import MODEL
+from tests.training_scene import TRAIN, write_frames_artefact
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +145,7 @@ from pipeline import cluster
 cluster.connect(num_cpus=2)
 from pipeline.train import train
 from tests.faults.test_training_faults import CHECKPOINT_EVERY, CONFIG, write_scene
-from tests.training_scene import MODEL
+from tests.small_model import MODEL
 
 frames = write_scene(Path(sys.argv[1]))
 report = lambda step, row: print("step", step, flush=True)

@@ -1,5 +1,6 @@
 """The benchmark job: a suite run once, run again, and with a part of it damaged."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -73,6 +74,16 @@ def steps(output: str) -> dict[str, bool]:
     return {line[:28].strip(): "reused" in line[28:38] for line in lines}
 
 
+def process_run(place: Place, name: str) -> Any:
+    """The one run of that name in MLflow."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("quasar").experiment_id
+    (run,) = client.search_runs([experiment], f"attributes.run_name = '{name}'")
+    return run
+
+
 @pytest.fixture(scope="module")
 def suite(place: Place) -> Path:
     path = place.root.parent / "tiny.toml"
@@ -115,6 +126,7 @@ def test_what_is_missing_is_done_and_then_nothing_is(
         assert low <= row.metrics["MOTA"] <= high
         assert run_log.read_file(row, "fields.parquet")
     assert rows["tiny, SORT"].tracker.startswith("sort (init_score_thr=0.05")
+    assert process_run(place, "benchmark tiny").info.status == "FINISHED"
 
     before = {path: path.stat().st_mtime_ns for path in place.root.rglob("*") if path.is_file()}
     assert run(suite, place) == 0
@@ -154,6 +166,12 @@ def test_what_fails_is_named_and_the_rest_goes_on(
 
     rows = RunLog(None, str(place.root)).results("bdd100k", "val")
     assert {row.recipe for row in rows if row.name == "from a file"} == {"tiny, not trained here"}
+    ended = process_run(place, "benchmark damaged")
+    assert ended.info.status == "FAILED"
+    assert {row.process_run_id for row in rows if "from a file" in row.name} == {ended.info.run_id}
+    recorded = Path(ended.info.artifact_uri.removeprefix("file://"), "failures.json").read_text()
+    (failure,) = json.loads(recorded)
+    assert failures[0] == f"FAILED: {failure['what']}: {failure['reason']}"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +187,12 @@ def test_what_fails_is_named_and_the_rest_goes_on(
             "[[trackers]]",
             "[[protocols]]\nprotocol='bdd100k'\n[[protocols]]\nprotocol='mot17'\n[[trackers]]",
             "mot17 fits none of the data",
+        ),
+        (
+            "[[trackers]]",
+            "[[trackers]]\nname = 'a'\nassociation.kind = 'sort'\n"
+            "[[trackers]]\nname = 'b'\nassociation.kind = 'sort'\n[[trackers]]",
+            "tracker 'a' with weights 'tiny' and tracker 'b' with weights 'tiny' are one row",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,28 @@ def test_prints_tables_and_writes_both_files(
     assert {error["cause"] for error in json.loads(record.read_text())["errors"]} >= {
         *("missed", "switched", "fragmented", "background", "mis-classed"),
     }
+
+
+@pytest.mark.slow
+def test_what_the_main_job_left_has_all_bounds(
+    experiment: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(experiment.folders[stage]) for stage in ("tracks", "frames")]
+    assert _diagnose(*folders) == 0
+    out = capsys.readouterr().out
+    (bound,) = [line for line in out.splitlines() if line.startswith("true boxes ")]
+    assert "–" not in bound
+    assert "not known" not in out
+
+
+def test_gpus_without_the_network_are_wrong_usage(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames, tracks = stored
+    with pytest.raises(SystemExit) as caught:
+        _diagnose(tracks.folder, frames.folder, "--gpus-per-worker", "1")
+    assert caught.value.code == 2
+    assert "runs with --run-network only" in capsys.readouterr().err
 
 
 def test_what_does_not_belong_together_is_one_line(

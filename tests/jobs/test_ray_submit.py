@@ -22,7 +22,7 @@ import torch
 from models.qdtrack.config import BDD100K_CLASSES
 from models.qdtrack.model import QDTrack
 from models.weights import save_weights
-from tests.training_scene import MODEL
+from tests.small_model import MODEL
 
 pytestmark = pytest.mark.slow
 

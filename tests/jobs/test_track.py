@@ -30,7 +30,7 @@ from pipeline.frames import Frame, FrameReader, write_frames
 from pipeline.infer import InferConfig, detect_sequence
 from pipeline.store import Part
 from pipeline.track import FrameSource, TrackedVideo, open_source, track_video, write_results
-from tests.training_scene import MODEL
+from tests.small_model import MODEL
 
 # Untrained embeddings are all alike: compared by cosine, tracks go on from frame to frame.
 ASSOCIATION = TrackerConfig(

@@ -8,15 +8,7 @@ import torch
 from models.detectors.config import BackboneConfig, FasterRCNNConfig, RpnConfig
 from models.qdtrack.config import QDTrackConfig
 from models.registry import build_model, model_config
-
-SMALL: dict[str, Any] = {
-    "detector": {
-        "backbone": {"depth": 18, "stem_channels": 8},
-        "pyramid_channels": 16,
-        "roi_head": {"hidden_sizes": [32]},
-    },
-    "embedding": {"num_convs": 1, "conv_channels": 16, "norm_groups": 4, "embedding_dim": 8},
-}
+from tests.small_model import CHANGES
 
 
 def test_the_default_is_the_published_bdd100k_model_ready_to_run() -> None:
@@ -51,7 +43,7 @@ def test_config_objects_are_taken_whole() -> None:
 
 
 def test_a_small_model_is_built_from_plain_values() -> None:
-    model = build_model("qdtrack_frcnn", **SMALL)
+    model = build_model("qdtrack_frcnn", **CHANGES)
     assert model.detector.backbone.out_channels == (8, 16, 32, 64)
     assert model.detector.roi_head.class_logits.in_features == 32
 
@@ -60,7 +52,7 @@ def test_random_weights_come_from_the_global_generator() -> None:
     states = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        states.append(build_model("qdtrack_frcnn", **SMALL).state_dict())
+        states.append(build_model("qdtrack_frcnn", **CHANGES).state_dict())
     name = "detector.backbone.conv1.weight"
     assert torch.equal(states[0][name], states[1][name])
     assert not torch.equal(states[0][name], states[2][name])

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.boxes import box_iou
-from models.detectors.config import BackboneConfig, FasterRCNNConfig, RoiHeadConfig, RpnConfig
-from models.qdtrack.config import (
-    EmbeddingHeadConfig,
-    InputConfig,
-    OptimizerConfig,
-    QDTrackConfig,
-    QuasiDenseConfig,
-)
+from models.qdtrack.config import OptimizerConfig
 from models.qdtrack.model import PairBatch, QDTrack
 from models.qdtrack.training import (
     View,
@@ -34,41 +27,14 @@ from models.qdtrack.training import (
     step_generator,
     train_step,
 )
+from tests.small_model import MODEL
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 PLAIN = OptimizerConfig(learning_rate=0.01, warmup_iterations=0)
 
-CONFIG = QDTrackConfig(
-    input=InputConfig(long_side=96, short_side=64),
-    detector=FasterRCNNConfig(
-        backbone=BackboneConfig(
-            depth=18, stem_channels=8, norm="group", norm_groups=4, frozen_stages=-1
-        ),
-        pyramid_channels=16,
-        rpn=RpnConfig(
-            anchor_scale=4.0,
-            candidates_per_level_train=100,
-            candidates_per_level_test=50,
-            max_proposals=100,
-            sample_size=64,
-        ),
-        roi_head=RoiHeadConfig(hidden_sizes=(64,), sample_size=64),
-    ),
-    embedding=EmbeddingHeadConfig(
-        num_convs=1, conv_channels=16, norm_groups=4, hidden_sizes=(64,), embedding_dim=16
-    ),
-    quasi_dense=QuasiDenseConfig(sample_size=64),
-    classes=("box",),
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Images this small cost thirty times as much on two threads of a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+CONFIG = replace(MODEL, classes=("box",))
 
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [50, 70, 230]])

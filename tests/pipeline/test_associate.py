@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,19 @@ def columns(tracks: Tracks) -> dict[str, list[object]]:
     return {name: column.tolist() for name, column in vars(tracks).items()}
 
 
+def update(tracker: Any, detections: Detections, frame_index: int) -> list[int]:
+    """Ids that a tracker gives to one frame, called by hand."""
+    rows = detections.rows(frame_index)
+    ids = tracker.update(
+        frame_index,
+        detections.boxes_xyxy[rows],
+        detections.scores[rows],
+        detections.class_indices[rows],
+        detections.embeddings[rows],
+    )
+    return [int(number) for number in ids]
+
+
 def test_tracks_keep_frame_and_detector_order_and_point_back() -> None:
     detections = scene(
         [(0, 0.85, 0), (60, 0.95, 1), (120, 0.6, 2)],
@@ -89,14 +103,7 @@ def test_empty_frames_do_not_reach_the_tracker() -> None:
         called = build_tracker(config)
         ids = []
         for frame_index in range(detections.num_frames):
-            rows = detections.rows(frame_index)
-            ids += called.update(
-                frame_index,
-                detections.boxes_xyxy[rows],
-                detections.scores[rows],
-                detections.class_indices[rows],
-                detections.embeddings[rows],
-            ).tolist()
+            ids += update(called, detections, frame_index)
         assert ids == [0, 1]
 
 
@@ -134,13 +141,7 @@ def test_interleaved_trackers_give_what_each_gives_alone(config: AssociationConf
         for detections, tracker, found in zip(scenes, trackers, ids, strict=True):
             rows = detections.rows(frame_index)
             if rows.start < rows.stop:
-                found += tracker.update(
-                    frame_index,
-                    detections.boxes_xyxy[rows],
-                    detections.scores[rows],
-                    detections.class_indices[rows],
-                    detections.embeddings[rows],
-                ).tolist()
+                found += update(tracker, detections, frame_index)
     for detections, found in zip(scenes, ids, strict=True):
         alone = associate_sequence(detections, config)
         assert [i for i in found if i >= 0] == alone.track_id.tolist()
@@ -206,7 +207,7 @@ def test_the_kind_of_config_chooses_the_tracker(
 ) -> None:
     built = build_tracker(config)
     assert type(built) is tracker
-    assert built.config is config
+    assert built.config == config
     assert config_from_dict(type(config), config_to_dict(config)) == config
 
 

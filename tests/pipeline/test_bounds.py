@@ -20,7 +20,7 @@ from pipeline.bounds import (
 )
 from pipeline.evaluate import EvaluationConfig, build_protocol, evaluate_sequence
 from pipeline.lineage import detections_of
-from pipeline.store import StoreError
+from pipeline.store import Artefact, StoreError
 from tests.diagnosis_scene import detections_behind, write_result
 
 MakeTruth = Callable[..., SequenceTruth]
@@ -103,26 +103,42 @@ def test_nothing_is_switched_and_the_right_boxes_have_the_fewest_errors(
         assert perfect["AssA"] > present["AssA"]
 
 
+def _track(frames: Artefact, tracks: Artefact, *, run_network: bool = True) -> Artefact:
+    return track_true_boxes(
+        frames, tracks, run_network=run_network, num_workers=1, gpus_per_worker=0
+    )
+
+
 class TestTrueBoxes:
     """Why the bound cannot be had; that it can be made is in test_diagnose."""
 
     def test_without_the_weights(self, tmp_path: Path) -> None:
         frames, tracks = write_result(tmp_path)
         with pytest.raises(NoBoundError, match="weights that made the detections are not in"):
-            track_true_boxes(frames, tracks, num_workers=1, gpus_per_worker=0)
+            _track(frames, tracks)
 
     def test_without_the_detections(self, tmp_path: Path) -> None:
         frames, tracks = write_result(tmp_path)
         Path(detections_of(tracks).folder, "manifest.json").unlink()
         with pytest.raises(NoBoundError, match="no longer in the store"):
-            track_true_boxes(frames, tracks, num_workers=1, gpus_per_worker=0)
+            _track(frames, tracks)
+
+    def test_where_the_network_did_not_run_and_may_not(self, tmp_path: Path) -> None:
+        """It used to run unasked: hours on a laptop for a real data set."""
+        frames, tracks = write_result(tmp_path)
+        weights = replace(frames, stage="weights", fingerprint="w" * 16)
+        weights.finish([], {})
+        with pytest.raises(NoBoundError, match=r"not been run on true boxes yet; --run-network"):
+            _track(frames, tracks, run_network=False)
+        with pytest.raises(StoreError, match="no finished part for 'model'"):  # it goes on to run
+            _track(frames, tracks)
 
     def test_of_itself(self, tmp_path: Path) -> None:
         frames, tracks = write_result(tmp_path)
         detections = detections_of(tracks)
         detections.finish(detections.sequences(), {**detections.details(), "boxes": "truth"})
         with pytest.raises(NoBoundError, match="itself is made from true boxes"):
-            track_true_boxes(frames, tracks, num_workers=1, gpus_per_worker=0)
+            _track(frames, tracks)
 
 
 def test_the_tracker_is_read_back_from_its_tracks(tmp_path: Path) -> None:

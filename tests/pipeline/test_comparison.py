@@ -7,7 +7,7 @@ import pytest
 
 from datasets.schema import SequenceResult, SequenceTruth
 from pipeline.comparison import compare_rows, format_comparison
-from pipeline.confidence import SequenceFields, compare
+from pipeline.confidence import ResultFields, compare
 from pipeline.evaluate import EvaluationConfig, build_protocol, evaluate_sequence
 from pipeline.leaderboard import ResultRow
 from pipeline.scores import pack_fields
@@ -34,9 +34,7 @@ def reader(scores: list[dict[str, Any]], rows: list[ResultRow]) -> Callable[[Res
     return lambda row: packed[row.fingerprint]
 
 
-def test_rows_are_compared_by_what_was_kept(
-    make_row: MakeRow, scores: list[SequenceFields]
-) -> None:
+def test_rows_are_compared_by_what_was_kept(make_row: MakeRow, scores: list[ResultFields]) -> None:
     rows = [make_row(name, metrics={"mMOTA": 1.0, "FP": 2, "AP": 3.0}) for name in "ab"]
     found = compare_rows(*rows, reader(scores, rows))
     expected = compare(PROTOCOL, *scores)
@@ -47,7 +45,7 @@ def test_rows_are_compared_by_what_was_kept(
 
 
 def test_rows_of_other_leaderboards_are_refused(
-    make_row: MakeRow, scores: list[SequenceFields]
+    make_row: MakeRow, scores: list[ResultFields]
 ) -> None:
     rows = [make_row("a"), make_row("b", truth="10 sequences (ffff)")]
     with pytest.raises(ValueError, match=r"'a' and 'b' were not scored alike: .*10 sequences"):
@@ -55,7 +53,7 @@ def test_rows_of_other_leaderboards_are_refused(
 
 
 def test_the_text_says_who_how_much_and_how_sure(
-    make_row: MakeRow, scores: list[SequenceFields]
+    make_row: MakeRow, scores: list[ResultFields]
 ) -> None:
     rows = [make_row(name, metrics={"mMOTA": 1.0, "FP": 2}) for name in ("ours", "theirs")]
     found = compare_rows(*rows, reader(scores, rows))
@@ -83,7 +81,7 @@ def test_the_text_says_who_how_much_and_how_sure(
 
 
 def test_one_sequence_is_compared_without_a_claim(
-    make_row: MakeRow, scores: list[SequenceFields]
+    make_row: MakeRow, scores: list[ResultFields]
 ) -> None:
     rows = [make_row(name, metrics={"mMOTA": 1.0}) for name in "ab"]
     found = compare_rows(*rows, reader([{"a": part["a"]} for part in scores], rows))

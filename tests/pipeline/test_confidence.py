@@ -12,7 +12,7 @@ from datasets.registry import BENCHMARKS
 from datasets.schema import SequenceResult, SequenceTruth
 from pipeline.confidence import (
     NUM_RESAMPLES,
-    SequenceFields,
+    ResultFields,
     compare,
     draw,
     intervals,
@@ -30,7 +30,7 @@ BOTH_RULES = pytest.mark.parametrize("protocol", [BDD100K, MOT17], ids=lambda ru
 
 
 @pytest.fixture(scope="module")
-def fields(random_sequence: RandomSequence) -> dict[str, dict[str, SequenceFields]]:
+def fields(random_sequence: RandomSequence) -> dict[str, dict[str, ResultFields]]:
     """Nine sequences under both rules, one of them without a single track."""
 
     def score(protocol: ScoringProtocol, index: int) -> Any:
@@ -48,7 +48,7 @@ def fields(random_sequence: RandomSequence) -> dict[str, dict[str, SequenceField
 
 
 def by_definition(
-    protocol: ScoringProtocol, scores: SequenceFields, counts: list[int]
+    protocol: ScoringProtocol, scores: ResultFields, counts: list[int]
 ) -> dict[str, Any]:
     repeated = {
         f"{name} {copy}": scores[name]
@@ -66,7 +66,7 @@ def by_definition(
 
 @BOTH_RULES
 def test_a_resample_is_the_combination_of_repeated_sequences(
-    protocol: ScoringProtocol, fields: dict[str, SequenceFields]
+    protocol: ScoringProtocol, fields: dict[str, ResultFields]
 ) -> None:
     scores = fields[protocol.name]
     # Also those that hardly ever come: all the same sequence, the one without tracks among them.
@@ -81,7 +81,7 @@ def test_a_resample_is_the_combination_of_repeated_sequences(
 
 @BOTH_RULES
 def test_drawing_everything_once_gives_the_score_itself(
-    protocol: ScoringProtocol, fields: dict[str, SequenceFields]
+    protocol: ScoringProtocol, fields: dict[str, ResultFields]
 ) -> None:
     scores = fields[protocol.name]
     found = resampled_numbers(protocol, scores, np.ones((1, 9), int))
@@ -101,7 +101,7 @@ def test_draws_are_fair_and_the_same_everywhere() -> None:
 
 @BOTH_RULES
 def test_intervals_hold_the_middle_of_the_resamples(
-    protocol: ScoringProtocol, fields: dict[str, SequenceFields]
+    protocol: ScoringProtocol, fields: dict[str, ResultFields]
 ) -> None:
     scores = fields[protocol.name]
     found = intervals(protocol, scores)
@@ -116,20 +116,20 @@ def test_intervals_hold_the_middle_of_the_resamples(
 
 
 def test_intervals_do_not_depend_on_the_order_of_sequences(
-    fields: dict[str, SequenceFields],
+    fields: dict[str, ResultFields],
 ) -> None:
     scores = fields["bdd100k"]
     backwards = {name: scores[name] for name in reversed(scores)}
     assert intervals(BDD100K, backwards, 50) == intervals(BDD100K, scores, 50)
 
 
-def test_equal_sequences_have_intervals_of_no_width(fields: dict[str, SequenceFields]) -> None:
+def test_equal_sequences_have_intervals_of_no_width(fields: dict[str, ResultFields]) -> None:
     scores = {f"copy {index}": fields["bdd100k"]["s0"] for index in range(5)}
     for name, (low, high) in intervals(BDD100K, scores, 50).items():
         assert low == pytest.approx(high), name
 
 
-def test_one_sequence_has_no_interval(fields: dict[str, SequenceFields]) -> None:
+def test_one_sequence_has_no_interval(fields: dict[str, ResultFields]) -> None:
     alone = {"s0": fields["bdd100k"]["s0"]}
     assert intervals(BDD100K, alone) == {}
     difference = compare(BDD100K, alone, alone)["mMOTA"]
@@ -138,7 +138,7 @@ def test_one_sequence_has_no_interval(fields: dict[str, SequenceFields]) -> None
 
 
 def test_a_metric_without_a_value_somewhere_has_no_interval(
-    fields: dict[str, SequenceFields],
+    fields: dict[str, ResultFields],
 ) -> None:
     # Without tracks MOTP has no value, and some resample holds nothing but such sequences.
     scores = fields["bdd100k"]
@@ -151,7 +151,7 @@ def test_a_metric_without_a_value_somewhere_has_no_interval(
     assert math.isnan(difference["MOTP"].first)
 
 
-def test_a_comparison_uses_the_same_resamples_for_both(fields: dict[str, SequenceFields]) -> None:
+def test_a_comparison_uses_the_same_resamples_for_both(fields: dict[str, ResultFields]) -> None:
     ours = fields["bdd100k"]
     # The same tracker, shifted: only the names of the sequences are exchanged.
     theirs = dict(zip(ours, [*list(ours.values())[1:], ours["s0"]], strict=True))
@@ -164,7 +164,7 @@ def test_a_comparison_uses_the_same_resamples_for_both(fields: dict[str, Sequenc
     assert found["MOTA"].first == pytest.approx(found["MOTA"].second), "the same sequences"
 
 
-def test_a_result_is_level_with_itself(fields: dict[str, SequenceFields]) -> None:
+def test_a_result_is_level_with_itself(fields: dict[str, ResultFields]) -> None:
     scores = fields["bdd100k"]
     for difference in compare(BDD100K, scores, scores, 20).values():
         assert difference.interval == (0, 0)
@@ -193,14 +193,14 @@ def test_ahead_means_more_of_a_score_and_less_of_an_error(
     assert 0 < low < found["MOTA"].first - found["MOTA"].second < high
 
 
-def test_results_of_other_sequences_are_not_compared(fields: dict[str, SequenceFields]) -> None:
+def test_results_of_other_sequences_are_not_compared(fields: dict[str, ResultFields]) -> None:
     ours = fields["bdd100k"]
     theirs = {name: scores for name, scores in ours.items() if name != "s3"}
     with pytest.raises(ValueError, match=r"9 and 8 sequences, not the same ones: .* has 's3'"):
         compare(BDD100K, ours, theirs)
 
 
-def test_a_whole_benchmark_takes_seconds(fields: dict[str, SequenceFields]) -> None:
+def test_a_whole_benchmark_takes_seconds(fields: dict[str, ResultFields]) -> None:
     """200 sequences, 8 classes, 1000 resamples: adding up each alone would take minutes."""
     scores = {f"{index:03d}": fields["bdd100k"][f"s{index % 9}"] for index in range(200)}
     assert len(BENCHMARKS["bdd100k"].classes) == 8

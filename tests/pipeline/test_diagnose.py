@@ -9,7 +9,7 @@ import pytest
 
 from models.config_io import config_to_dict
 from pipeline.diagnose import best_threshold, diagnose
-from pipeline.diagnosis import Diagnosis
+from pipeline.diagnosis import Diagnosis, format_text
 from pipeline.errors import CAUSES
 from pipeline.evaluate import EvaluationConfig, build_protocol
 from pipeline.frames import ANNOTATIONS_FILE, FrameReader, read_annotations, write_frames
@@ -17,7 +17,7 @@ from pipeline.lineage import detections_of
 from pipeline.scores import read_report, score
 from pipeline.store import Artefact, StoreError
 from tests.diagnosis_scene import write_result
-from tests.training_scene import MODEL
+from tests.small_model import MODEL
 
 BDD100K = build_protocol(EvaluationConfig())
 
@@ -133,7 +133,7 @@ def test_workers_change_nothing(
 
 
 @pytest.mark.slow
-def test_the_network_on_true_boxes_is_run_once(tmp_path: Path) -> None:
+def test_the_network_on_true_boxes_is_run_once_and_only_when_told_to(tmp_path: Path) -> None:
     """The weights are found by their name, under whatever they were trained on."""
     from models.qdtrack.model import QDTrack
     from pipeline.model_store import MODEL_PART, keep_model
@@ -144,10 +144,15 @@ def test_the_network_on_true_boxes_is_run_once(tmp_path: Path) -> None:
     keep_model(weights, QDTrack(MODEL))
     weights.finish([MODEL_PART], {"model": config_to_dict(MODEL)})
     frames, tracks = write_result(tmp_path)
-    bound = diagnose(frames, tracks).true_boxes
+    folder = Path(tmp_path, "detections/bdd100k/val")
+    without = diagnose(frames, tracks)
+    assert without.true_boxes.metrics is None
+    assert "true boxes: not known: the network has not been run" in format_text(without)
+    assert len(list(folder.iterdir())) == 1
+    bound = diagnose(frames, tracks, run_network=True).true_boxes
     assert bound.metrics is not None
     assert bound.metrics["DetA"] == pytest.approx(100.0)
-    made = sorted(Path(tmp_path, "detections/bdd100k/val").iterdir())
+    made = sorted(folder.iterdir())
     times = [path.joinpath("manifest.json").stat().st_mtime_ns for path in made]
     again = diagnose(frames, tracks)
     assert again.true_boxes == bound

@@ -23,7 +23,8 @@ from pipeline.infer import InferConfig, detect_images, infer, map_classes, usabl
 from pipeline.model_store import adopt_weights, load_model
 from pipeline.parallel import SequenceError
 from pipeline.store import Artefact
-from tests.training_scene import MODEL, write_frames_artefact
+from tests.small_model import MODEL
+from tests.training_scene import write_frames_artefact
 
 # Half as large again as the stored frames, so that boxes have to be scaled back.
 ENLARGED = replace(MODEL, input=InputConfig(long_side=144, short_side=96))

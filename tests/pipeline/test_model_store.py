@@ -11,7 +11,7 @@ from models.qdtrack.model import QDTrack
 from models.weights import load_weights, save_weights
 from pipeline.model_store import MODEL_PART, adopt_weights, keep_model, load_model, model_file
 from pipeline.store import Artefact, StoreError
-from tests.training_scene import MODEL
+from tests.small_model import MODEL
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from pipeline.leaderboard import ResultRow
 from pipeline.runlog import FINGERPRINT_TAG, PROCESS_TAG, RESULT_FILE, RunLog
 from pipeline.runlog_address import RunLogError
-from pipeline.runlog_content import ChildRun
+from pipeline.runlog_children import ChildRun
 from pipeline.store import Artefact
 
 pytestmark = pytest.mark.slow
@@ -146,6 +146,15 @@ def test_a_run_ends_as_its_block_does(log: RunLog, error: BaseException, status:
     found = _client(log).get_run(run.run_id)
     assert found.info.status == status
     assert found.data.metrics == {"loss": 1.0}, "what was logged before is not lost"
+
+
+def test_a_run_whose_work_failed_in_part_ends_failed(log: RunLog) -> None:
+    with log.process_run("in part", config=_Config(), inputs={}) as run:
+        run.mark_failed()
+        run.log_metrics(0, {"loss": 1.0})
+    found = _client(log).get_run(run.run_id)
+    assert found.info.status == "FAILED"
+    assert found.data.metrics == {"loss": 1.0}, "what is logged later is there, too"
 
 
 def test_a_row_comes_back_as_it_was(log: RunLog, row: ResultRow) -> None:
@@ -383,13 +392,17 @@ def test_children_lie_under_their_parent_with_their_status(log: RunLog) -> None:
 
 
 def test_a_run_goes_on_and_its_children_are_not_written_twice(log: RunLog) -> None:
-    with log.process_run("cut off", config=_Config(), inputs={}) as run:
+    tags = {"kind": "sweep", "study": "it's cut off"}
+    with log.process_run("cut off", config=_Config(), inputs={}, tags=tags) as run:
         run.log_children([_child(0), _child(1)])
+    with log.process_run("other", config=_Config(), inputs={}, tags={**tags, "study": "other"}):
+        pass
     client = _client(log)
     experiment = client.get_run(run.run_id).info.experiment_id
-    tags = {"mlflow.parentRunId": run.run_id}
-    half = client.create_run(experiment, run_name="trial 2", tags=tags).info.run_id
-    with log.process_run("other name", config=_Config(), inputs={}, resume=run.run_id) as again:
+    parent = {"mlflow.parentRunId": run.run_id}
+    half = client.create_run(experiment, run_name="trial 2", tags=parent).info.run_id
+    changed = replace(_Config(), recipe="changed")
+    with log.process_run("again", config=changed, inputs={}, tags=tags, resume=True) as again:
         assert again.run_id == run.run_id
         assert client.get_run(run.run_id).info.status == "RUNNING"
         again.log_children([_child(number) for number in range(4)], look_up=True)
@@ -398,10 +411,12 @@ def test_a_run_goes_on_and_its_children_are_not_written_twice(log: RunLog) -> No
     assert sorted(child.info.run_name for child in children) == [f"trial {n}" for n in range(4)]
     assert half not in {child.info.run_id for child in children}
     assert client.get_run(run.run_id).info.status == "FINISHED"
+    assert client.get_run(run.run_id).data.params["recipe"] == "small"
 
 
 def test_a_run_that_mlflow_does_not_have_is_made_anew(log: RunLog) -> None:
-    with log.process_run("anew", config=_Config(), inputs={}, resume="f" * 32) as run:
+    tags = {"kind": "sweep", "study": "lost"}
+    with log.process_run("anew", config=_Config(), inputs={}, tags=tags, resume=True) as run:
         pass
-    assert run.run_id != "f" * 32
     assert _client(log).get_run(run.run_id).data.params["recipe"] == "small"
+    assert _client(log).get_run(run.run_id).data.tags["study"] == "lost"

@@ -12,7 +12,6 @@ from datasets.schema import SequenceResult, SequenceTruth
 from pipeline.associate import TRACKS_FILE
 from pipeline.confidence import intervals
 from pipeline.evaluate import EvaluationConfig, build_protocol, evaluate, evaluate_sequence
-from pipeline.frames import ANNOTATIONS_FILE, Frame, write_frames
 from pipeline.scores import (
     FIELDS_FILE,
     REPORT_PART,
@@ -24,6 +23,7 @@ from pipeline.scores import (
     score,
 )
 from pipeline.store import Artefact, fingerprint
+from tests.stored_truth import write_truth
 
 RandomSequence = Callable[..., tuple[SequenceTruth, SequenceResult]]
 Pairs = dict[str, tuple[SequenceTruth, SequenceResult]]
@@ -42,14 +42,7 @@ def store(root: Path, pairs: Pairs) -> tuple[Artefact, Artefact]:
     frames = Artefact(stage="frames", fingerprint="a" * 16, **place)
     tracks = Artefact(stage="tracks", fingerprint="b" * 16, **place)
     for name, (truth, result) in pairs.items():
-        images = [
-            Frame(frame_index=i, name=n, timestamp_us=None, height=9, width=9, image=b"")
-            for i, n in enumerate(truth.frame_names)
-        ]
-        with frames.part(name).write() as writer:
-            write_frames(writer, name, images)
-            writer.write_parquet(ANNOTATIONS_FILE, truth.annotations.to_table(name))
-            writer.details = {"has_labels": True}
+        write_truth(frames.part(name), truth)
         with tracks.part(name).write() as writer:
             writer.write_parquet(TRACKS_FILE, result.tracks.to_table())
     frames.finish(pairs, {})

@@ -8,15 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline import store
-from pipeline.store import (
-    Artefact,
-    StoreError,
-    decode_name,
-    encode_name,
-    fingerprint,
-    open_artefact,
-    resolve_root,
-)
+from pipeline.locations import encode_name
+from pipeline.store import Artefact, StoreError, fingerprint, open_artefact
 
 
 @pytest.fixture
@@ -30,26 +23,6 @@ def write(artefact: Artefact, name: str, rows: int = 3) -> None:
     with artefact.part(name).write() as writer:
         writer.write_parquet("table.parquet", pa.table({"x": list(range(rows))}))
         writer.details["rows"] = rows
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["b1c66a42-6f7d68ca", "..", ".", "../../etc/passwd", "a/b", "a b", "ä", "%2E", ".hidden"],
-)
-def test_names_become_one_component_inside_the_root_and_come_back(
-    name: str, tmp_path: Path
-) -> None:
-    encoded = encode_name(name)
-    assert "/" not in encoded
-    assert not encoded.startswith(".")
-    assert (tmp_path / encoded).resolve().parent == tmp_path.resolve()
-    assert decode_name(encoded) == name
-
-
-@pytest.mark.parametrize("name", ["", "x" * 300])
-def test_names_that_cannot_be_files_are_refused(name: str) -> None:
-    with pytest.raises(StoreError):
-        encode_name(name)
 
 
 def test_a_part_is_there_only_after_its_writer_left_without_error(artefact: Artefact) -> None:
@@ -149,17 +122,6 @@ def test_fingerprints_depend_on_content_not_on_key_order() -> None:
         fingerprint("infer", 1, {"a": 1, "b": 2}, ["y"]),
     ]
     assert len({base, *others}) == 5
-
-
-def test_the_root_is_never_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("QUASAR_ROOT", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve_root(None) == str(tmp_path / "quasar")
-    monkeypatch.setenv("QUASAR_ROOT", "s3://bucket/runs/")
-    assert resolve_root(None) == "s3://bucket/runs"
-    assert Path(resolve_root("relative")).is_absolute()
 
 
 def test_queries_of_uris_stay_behind_the_path() -> None:

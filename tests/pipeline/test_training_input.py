@@ -21,18 +21,15 @@ from pipeline.training_input import (
     work_ahead,
 )
 from pipeline.windows import Window, WindowReader, read_windows, stream_windows
-from tests.training_scene import MODEL, TRAIN, write_frames_artefact
+from tests.small_model import MODEL
+from tests.training_scene import TRAIN, write_training_frames
 
 PLAIN = replace(TRAIN, augment=AugmentConfig(flip_probability=0.0))
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> list[Artefact]:
-    root = tmp_path_factory.mktemp("frames")
-    stills = write_frames_artefact(
-        root, split="det_train", num_sequences=1, num_frames=4, is_still=True
-    )
-    return [write_frames_artefact(root), stills]
+    return write_training_frames(tmp_path_factory.mktemp("frames"))
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from pipeline.associate import associate
 from pipeline.evaluate import EvaluationConfig
 from pipeline.infer import InferConfig, infer
 from pipeline.ingest import DataConfig, ingest
+from pipeline.locations import encode_name
 from pipeline.model_store import adopt_weights
 from pipeline.scores import REPORT_FILE, REPORT_PART, score
-from pipeline.store import Artefact, Part, encode_name, open_artefact
+from pipeline.store import Artefact, Part, open_artefact
 from tests.remote.conftest import BUCKET
-from tests.training_scene import MODEL
+from tests.small_model import MODEL
 
 pytestmark = pytest.mark.slow
 
