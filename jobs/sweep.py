@@ -85,16 +85,11 @@ def _where(arguments: argparse.Namespace, detections: "Artefact") -> "SweepPlace
 def _write_files(
     outcome: "SweepOutcome", arguments: argparse.Namespace, places: "SweepPlaces"
 ) -> Path:
-    from pipeline.locations import encode_name, is_local, open_filesystem
+    from pipeline.locations import encode_name, local_folder
 
-    folder: Path | None = arguments.out
-    if folder is None:
-        root = (
-            Path(open_filesystem(places.root)[1])
-            if is_local(places.root)
-            else Path.home() / "quasar"
-        )
-        folder = root / "sweeps" / encode_name(places.study_name)
+    folder: Path = arguments.out or local_folder(places.root) / "sweeps" / encode_name(
+        places.study_name
+    )
     for name, content in outcome.files.items():
         command.write_text(folder / name, content.decode())
     return folder
@@ -189,12 +184,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     study.add_argument("--study", metavar="NAME", help="else named after the detections")
     study.add_argument("--resume", action="store_true", help="go on with the study that is there")
-    study.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow; else $MLFLOW_TRACKING_URI, else SQLite"
-    )
     study.add_argument("--out", metavar="DIR", type=Path, help="for settings, page and table")
     options.add_config_options(parser, default_recipe="qdtrack_frcnn_r50_bdd100k")
-    options.add_run_options(parser, output_root=False, gpus=False)
+    options.add_run_options(parser, output_root=False, gpus=False, tracking=True)
     arguments = parser.parse_args(argv)
     arguments.space = [text for texts in arguments.space for text in texts]
     return arguments

@@ -36,7 +36,8 @@ MetricPoint = tuple[int, str, float, int]
 
 _MAX_TAG: Final = 5000
 _MAX_PARAM: Final = 6000
-_MAX_BATCH: Final = {"metrics": 1000, "params": 100, "tags": 100}
+_MAX_BATCH: Final = {"metrics": 800, "params": 100, "tags": 100}
+"""Of each kind in one call, and 1,000 of all kinds together."""
 _ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -166,13 +167,16 @@ class Connection:
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """What is stated with a run; texts that are too long for MLflow are cut."""
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Metric, Param, RunTag
 
         now = now_ms()
-        self._log_batches(run_id, "tags", [RunTag(k, v[:_MAX_TAG]) for k, v in tags.items()])
         texts = {key: str(value)[:_MAX_PARAM] for key, value in (params or {}).items()}
-        self._log_batches(run_id, "params", [Param(k, v) for k, v in texts.items()])
-        self.log_metrics(run_id, ((0, name, value, now) for name, value in (metrics or {}).items()))
+        self._log_batches(
+            run_id,
+            tags=[RunTag(k, v[:_MAX_TAG]) for k, v in tags.items()],
+            params=[Param(k, v) for k, v in texts.items()],
+            metrics=[Metric(k, v, now, 0) for k, v in (metrics or {}).items()],
+        )
 
     def log_metrics(self, run_id: str, points: Iterable[MetricPoint]) -> None:
         """Metrics of a run, in as few calls as MLflow allows."""
@@ -180,7 +184,7 @@ class Connection:
 
         with self.refusals():
             metrics = [Metric(name, value, at, step) for step, name, value, at in points]
-            self._log_batches(run_id, "metrics", metrics)
+            self._log_batches(run_id, metrics=metrics)
 
     def log_files(self, run_id: str, files: Mapping[str, FileContent]) -> None:
         """Artefacts of a run by path; a file larger than `MAX_COPIED_BYTES` is referred to."""
@@ -207,10 +211,15 @@ class Connection:
         if entries:
             self.client.log_inputs(run_id, entries)
 
-    def _log_batches(self, run_id: str, what: str, entries: Sequence[Any]) -> None:
-        size = _MAX_BATCH[what]
-        for start in range(0, len(entries), size):
-            self.client.log_batch(run_id, **{what: entries[start : start + size]})
+    def _log_batches(self, run_id: str, **entries: Sequence[Any]) -> None:
+        position = 0
+        while any(len(rows) > position * _MAX_BATCH[what] for what, rows in entries.items()):
+            chunks = {
+                what: rows[position * _MAX_BATCH[what] : (position + 1) * _MAX_BATCH[what]]
+                for what, rows in entries.items()
+            }
+            self.client.log_batch(run_id, **chunks)
+            position += 1
 
 
 def now_ms() -> int:

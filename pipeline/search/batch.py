@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from models.config_io import config_to_dict
@@ -21,8 +22,11 @@ from pipeline.search.workers import DROPPED, Outcome, TunePool
 ReplayPool = TunePool[ReplayData, ReplayTask, dict[str, Replayed]]
 """Workers that do `replay_task`."""
 
-_FRAMES_PER_TASK: Final = 1000
-"""Some tenths of a second: long beside a hand-over, short beside the end of a rung."""
+_TASKS_PER_RUNG: Final = 32
+_FEWEST_FRAMES: Final = 500
+_MOST_FRAMES: Final = 2000
+"""Of a task, some tenths of a second: long beside a hand-over, short beside the end of a rung. In
+between, a rung is cut into `_TASKS_PER_RUNG` tasks, however many workers there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,15 @@ class _Running:
     held: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     is_pruned: bool = False
+
+    @cached_property
+    def asked(self) -> Mapping[str, Any]:
+        """Settings that the tracker has to hold, by name: what was sampled comes last."""
+        sampled = self.proposal.settings
+        return {
+            **config_to_dict(self.association),
+            **{path.removeprefix(f"{SEARCHED}."): value for path, value in sampled.items()},
+        }
 
     def finish(self, objectives: Sequence[str]) -> FinishedTrial:
         state: Any = "failed" if self.reason else "pruned" if self.is_pruned else "complete"
@@ -115,27 +128,20 @@ def run_batch(
     return [trial.finish(plan.objectives) for trial in running]
 
 
-def check_settings(
-    sampled: Mapping[str, Any], asked: AssociationConfig, held: Mapping[str, Any]
-) -> None:
-    """Refuse a trial whose tracker did not hold what was sampled for it.
+def check_settings(asked: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+    """Refuse a trial whose tracker did not hold what was asked of it.
 
     Args:
-        sampled: the settings of the trial by dotted path, which are all of the association's.
-        asked: the config made of them.
-        held: what the tracker says of itself, by name.
+        asked: all settings, by name.
+        held: what the tracker says of itself, likewise.
 
     Raises:
         ValueError: names the settings that differ.
     """
-    wanted = {
-        **config_to_dict(asked),
-        **{path.removeprefix(f"{SEARCHED}."): value for path, value in sampled.items()},
-    }
     wrong = [
-        f"{name} is {held.get(name)!r} in place of {wanted.get(name)!r}"
-        for name in sorted({*wanted, *held})
-        if held.get(name) != wanted.get(name) or name not in held or name not in wanted
+        f"{name} is {held.get(name)!r} in place of {asked.get(name)!r}"
+        for name in sorted({*asked, *held})
+        if held.get(name) != asked.get(name) or name not in held or name not in asked
     ]
     if wrong:
         raise ValueError(f"the tracker did not hold the sampled settings: {', '.join(wrong)}")
@@ -159,7 +165,7 @@ def _score(
     tasks = {
         (trial.number, size, index): ReplayTask(trial.association, block)
         # Block by block, so that a trial that fails does so early.
-        for index, block in enumerate(_blocks(names, plan.num_frames))
+        for index, block in enumerate(_blocks(names, plan.num_frames, len(trials)))
         for trial in trials
     }
     reasons: dict[int, dict[int, str]] = {}
@@ -183,7 +189,7 @@ def _take(trial: _Running, outcome: Outcome) -> str:
         return outcome.error
     for name, replayed in outcome.value.items():
         try:
-            check_settings(trial.proposal.settings, trial.association, replayed.settings)
+            check_settings(trial.asked, replayed.settings)
         except ValueError as error:
             return f"sequence {name!r}: {error}"
         trial.fields[name] = replayed.fields
@@ -225,14 +231,18 @@ def _check_objectives(plan: Plan, trial: _Running) -> None:
             trial.reason = f"{name} has no finite value on {len(trial.fields)} sequences ({value})"
 
 
-def _blocks(names: Sequence[str], num_frames: Mapping[str, int]) -> Iterator[list[str]]:
-    """Neighbours in groups of about `_FRAMES_PER_TASK` frames."""
+def _blocks(
+    names: Sequence[str], num_frames: Mapping[str, int], num_trials: int
+) -> Iterator[list[str]]:
+    """Neighbours in groups that are worth a task."""
+    everything = num_trials * sum(num_frames[name] for name in names)
+    enough = min(max(everything // _TASKS_PER_RUNG, _FEWEST_FRAMES), _MOST_FRAMES)
     block: list[str] = []
     count = 0
     for name in names:
         block.append(name)
         count += num_frames[name]
-        if count >= _FRAMES_PER_TASK:
+        if count >= enough:
             yield block
             block, count = [], 0
     if block:

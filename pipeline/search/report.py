@@ -51,14 +51,13 @@ def report_files(
     """
     arguments = (trials, options.space, options.objectives, options.directions)
     charts = sweep_charts(*arguments, standalone=True)
-    made_by = f"Made {provenance.date[:16].replace('T', ' ')} UTC by Quasar {provenance.revision}"
     page = format_sweep(
         trials,
         [(trial, result.metrics) for trial, result in best],
         own.metrics,
         options,
         study_name=study_name,
-        made_by=made_by,
+        made_by=provenance.made_by,
     )
     trial, result = best[0]
     return {

@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.search_space import Dimension
-from pipeline.locations import is_local
+from pipeline.locations import is_local, local_folder
 from pipeline.search.proposals import distributions, is_inside
 from pipeline.signals import undisturbed
 
@@ -202,15 +202,14 @@ def resolve_storage(option: str | None, output_root: str) -> str:
     'sqlite:////data/sweeps.db'
     """
     if option is None:
-        folder = Path(output_root.removeprefix("file://"))
+        database = local_folder(output_root).resolve() / "sweeps.db"
         if not is_local(output_root):
-            folder = Path.home() / "quasar"
             logger.warning(
                 "%s cannot hold a database: the study is kept in %s on this machine; name one that "
                 "all can reach with --storage",
-                *(output_root, folder / "sweeps.db"),
+                *(output_root, database),
             )
-        return f"sqlite:///{folder.resolve() / 'sweeps.db'}"
+        return f"sqlite:///{database}"
     if option.startswith("/"):
         return f"sqlite:///{option}"
     try:

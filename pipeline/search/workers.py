@@ -58,7 +58,8 @@ class WorkersError(ValueError):
 class TunePool(Generic[S, T, R]):
     """Workers that apply one function to tasks; a context that stops them when it is left.
 
-    Ray must be connected. Entering does not wait for the workers, the first task does.
+    Ray must be connected. Entering loads Ray Tune and does not wait for the workers, the first task
+    does.
     """
 
     def __init__(self, function: Callable[[S, T], R], num_workers: int) -> None:
@@ -78,6 +79,10 @@ class TunePool(Generic[S, T, R]):
 
     def __enter__(self) -> Self:
         import ray
+
+        # Here and not in the thread: beside the work of this thread it takes three times as long,
+        # and the workers wait for it.
+        import ray.tune
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -110,7 +115,8 @@ class TunePool(Generic[S, T, R]):
         """What every worker fetches once, before its first task; to be called before `run`."""
         import ray
 
-        ray.get(self._board.share.remote(value))
+        # In a list: the board passes the reference on and never looks at what it refers to.
+        ray.get(self._board.share.remote([ray.put(value)]))
 
     def run(
         self, tasks: Mapping[K, T], meanwhile: Callable[[], None] | None = None
@@ -126,7 +132,10 @@ class TunePool(Generic[S, T, R]):
         """
         import ray
 
-        ray.get(self._board.put.remote(list(tasks.items())))
+        # Tasks and what comes of them are bytes to the board, which need not take them apart, nor
+        # know what they are made of.
+        packed = [(key, pickle.dumps(task)) for key, task in tasks.items()]
+        ray.get(self._board.put.remote(packed))
         left = len(tasks)
         heard = time.monotonic()
         try:
@@ -204,18 +213,20 @@ def _work(config: dict[str, int], board: Any, function: Callable[[Any, Any], Any
     threadpoolctl.threadpool_limits(1)
     worker = config["worker"]
     coming = board.start.remote(worker)
-    shared: list[Any] = []
+    shared: Any = None
+    is_shared = False
     while (task := ray.get(coming)) != _CLOSED:
         # The next one is on its way while this one is done: a hand-over between busy processes
         # takes some ten milliseconds.
         coming = board.take.remote(worker)
         if task is not None:
             key, item = task
-            if not shared:  # it is there by now: tasks come after it
-                shared.append(ray.get(board.shared.remote()))
+            if not is_shared:  # it is there by now: tasks come after it
+                [reference] = ray.get(board.shared.remote())
+                shared, is_shared = ray.get(reference), True
             try:
-                # As bytes, which the board need not take apart and put together again.
-                outcome = Outcome(key, pickle.dumps(function(shared[0], item)), None)
+                value = function(shared, pickle.loads(item))  # noqa: S301, from our driver
+                outcome = Outcome(key, pickle.dumps(value), None)
             except ray.exceptions.RayError:
                 raise  # not the task's fault: an object or a node was lost
             except Exception as error:  # the border of a task: it alone fails
@@ -227,11 +238,11 @@ class _Board:
     """Tasks that wait, tasks that somebody works at, and outcomes that nobody has fetched."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, Any] = {}
-        self._taken: dict[Hashable, tuple[Any, int, float]] = {}
+        self._waiting: dict[Hashable, bytes] = {}
+        self._taken: dict[Hashable, tuple[bytes, int, float]] = {}
         self._outcomes: list[Outcome] = []
         self._deaths: dict[Hashable, int] = {}
-        self._shared: Any = None
+        self._shared: list[Any] = []
         self._is_closed = False
         self._changed = asyncio.Condition()
 
@@ -281,13 +292,13 @@ class _Board:
                 self._outcomes.append(outcome)
                 self._changed.notify_all()
 
-    async def share(self, value: Any) -> None:
-        self._shared = value
+    async def share(self, reference: list[Any]) -> None:
+        self._shared = reference
 
-    async def shared(self) -> Any:
+    async def shared(self) -> list[Any]:
         return self._shared
 
-    async def put(self, tasks: list[tuple[Hashable, Any]]) -> None:
+    async def put(self, tasks: list[tuple[Hashable, bytes]]) -> None:
         async with self._changed:
             self._waiting |= dict(tasks)
             self._changed.notify_all()

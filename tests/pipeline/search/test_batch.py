@@ -122,20 +122,23 @@ def test_a_tracker_that_holds_other_settings_fails_its_trial(
     assert "did not hold the sampled settings: match_score_thr is 0.5 in place of" in trial.reason
 
 
-def test_settings_that_were_not_held_fail_the_trial() -> None:
-    asked = TrackerConfig(match_score_thr=0.6)
-    sampled = {PATH: 0.6}
-    check_settings(sampled, asked, config_to_dict(asked))
-    held = config_to_dict(replace(asked, match_score_thr=0.5))
+def test_settings_that_were_not_held_are_named() -> None:
+    asked = config_to_dict(TrackerConfig(match_score_thr=0.6))
+    check_settings(asked, dict(asked))
     with pytest.raises(ValueError, match=r"match_score_thr is 0\.5 in place of 0\.6"):
-        check_settings(sampled, asked, held)
-    # Also where the sampled value got lost before there was a tracker.
-    with pytest.raises(ValueError, match=r"match_score_thr is 0\.5 in place of 0\.6"):
-        check_settings(sampled, TrackerConfig(match_score_thr=0.5), held)
+        check_settings(asked, {**asked, "match_score_thr": 0.5})
     with pytest.raises(ValueError, match="with_cats is None in place of True"):
-        check_settings(
-            sampled, asked, {k: v for k, v in config_to_dict(asked).items() if k != "with_cats"}
-        )
+        check_settings(asked, {k: v for k, v in asked.items() if k != "with_cats"})
+
+
+def test_a_sampled_value_that_gets_lost_before_the_tracker_is_made_fails_the_trial(
+    plan: Plan, sequences: Sequences
+) -> None:
+    config = TrackerConfig(match_score_thr=0.5)
+    trials = {1: (Proposal({PATH: 0.6}, {}), config)}
+    [trial] = run_batch(InlinePool(PROTOCOL, sequences), plan, trials, [])
+    assert trial.state == "failed"
+    assert "match_score_thr is 0.5 in place of 0.6" in trial.reason
 
 
 def test_the_reason_of_a_failure_does_not_depend_on_the_order_of_the_workers(
