@@ -30,8 +30,8 @@ class Rates:
     """Ray Train against plain DDP (benchmarks.train_step_rate)."""
     trial_s: float = 4.3
     """A full trial on 200 sequences, two workers (benchmarks.sweep)."""
-    task_s: float = 0.2
-    """1,000 frames of a trial on one worker."""
+    task_s: float = 0.43
+    """2,000 frames of a trial on one worker."""
     batch_driver_s: float = 0.35
     """Between two batches, when the workers wait: study, proposals, combination."""
     cache_gib: float = 1.2

@@ -107,13 +107,15 @@ class RunLog:
         all_tags = {"kind": "process", **provenance_tags(provenance), **(tags or {})}
         with self._connection.refusals():
             experiment = self._experiment(PROCESS_EXPERIMENT, {})
-            run_id = self._reopen(experiment, tags or {}) if resume else None
-            if run_id is None:  # with its tags from the beginning, by which it is found again
+            before = self._reopen(experiment, tags or {}) if resume else None
+            if before is None:  # with its tags from the beginning, by which it is found again
                 run_id = self._connection.create_run(experiment, name, all_tags)
-                self._connection.log(run_id, tags={}, params=flatten(config))
-                self._connection.log_inputs(run_id, inputs)
             else:
+                run_id = str(before.info.run_id)
                 self._connection.log(run_id, tags=all_tags)
+            if before is None or not before.data.params:  # it may have been cut off there
+                self._connection.log_inputs(run_id, inputs)
+                self._connection.log(run_id, tags={}, params=flatten(config))
         run = ProcessRun(self._connection, run_id, provenance)
         with self._connection.running(run_id, lambda: run.has_failed):
             try:
@@ -210,7 +212,7 @@ class RunLog:
             return f"{self.uri}{page}"
         return f"{sys.executable} -m mlflow server --backend-store-uri {self.uri}, then http://127.0.0.1:5000{page}"
 
-    def _reopen(self, experiment: str, tags: Mapping[str, str]) -> str | None:
+    def _reopen(self, experiment: str, tags: Mapping[str, str]) -> "Run | None":
         """The latest run with these tags, running again; None where there is none."""
         # Compared here: MLflow's conditions cannot hold every text.
         for run in self._connection.search(
@@ -218,7 +220,7 @@ class RunLog:
         ):
             if all(run.data.tags.get(key) == value for key, value in tags.items()):
                 self._client.update_run(run.info.run_id, status="RUNNING")
-                return str(run.info.run_id)
+                return run
         return None
 
     def _experiment(

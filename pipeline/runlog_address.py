@@ -67,7 +67,7 @@ def check_tracking(option: str | None, output_root: str) -> None:
     database = database_path(uri)
     if database is None:
         check_server(uri)
-    else:
+    elif database.exists():  # else it is made when something is written
         with sole_opener(database):
             pass
 

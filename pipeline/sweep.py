@@ -93,7 +93,7 @@ def run_sweep(
     )
     inputs = {"detections": detections, "truth": frames}
     with ExitStack() as stack:
-        record = stack.enter_context(SweepRecord(config, inputs, options, places))
+        record = stack.enter_context(SweepRecord(config, inputs, options, places, study))
         search = Search(config, options, study, record, say)
         if search.num_missing:
             # The workers start while the data are loaded.

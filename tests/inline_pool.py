@@ -1,15 +1,29 @@
 """Workers of a sweep without processes."""
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.associate import build_tracker
 from pipeline.metrics.protocol import ScoringProtocol
-from pipeline.search.trial import Replayed, ReplaySequence, ReplayTask, replay_sequence
+from pipeline.search.trial import ReplayData, Replayed, ReplaySequence, ReplayTask, replay_task
 from pipeline.search.workers import DROPPED, Outcome
 
 Sequences = Mapping[str, ReplaySequence]
 Spoil = Callable[[Any, dict[str, Replayed]], Any]
+
+
+class _Held(ReplayData):
+    """Sequences that are here; Ray's are read-only, too."""
+
+    def __init__(self, protocol: ScoringProtocol, held: Sequences) -> None:
+        super().__init__(protocol, {})
+        self._held = held
+        for sequence in held.values():
+            for array in vars(sequence.detections).values():
+                array.setflags(write=False)
+
+    def sequences(self, names: Sequence[str]) -> list[ReplaySequence]:
+        return [self._held[name] for name in names]
 
 
 class InlinePool:
@@ -18,8 +32,7 @@ class InlinePool:
     def __init__(
         self, protocol: ScoringProtocol, sequences: Sequences, spoil: Spoil | None = None
     ) -> None:
-        self.protocol = protocol
-        self.sequences = sequences
+        self.data = _Held(protocol, sequences)
         self.spoil = spoil
         self.done: list[Any] = []
         self._dropped: set[Any] = set()
@@ -35,12 +48,8 @@ class InlinePool:
                 continue
             self.done.append(key)
             try:
-                value = {
-                    name: replay_sequence(
-                        self.protocol, build_tracker(task.association), self.sequences[name]
-                    )
-                    for name in task.names
-                }
+                value = replay_task(self.data, pickle.loads(pickle.dumps(task)))
+                value = pickle.loads(pickle.dumps(value))
                 yield Outcome(key, self.spoil(key, value) if self.spoil else value, None)
             except ValueError as error:
                 yield Outcome(key, None, f"ValueError: {error}")

@@ -161,9 +161,16 @@ class MotionTracker:
 
     @property
     def config(self) -> MotionConfig:
-        """The settings really used, read from what the library made of them."""
-        made = next(iter(self._trackers.values()), None)
-        return _read_back(self._kind, self._make_tracker() if made is None else made)
+        """The settings really used, read from what the library made of them.
+
+        Raises:
+            ValueError: the trackers of two classes hold different ones.
+        """
+        trackers = list(self._trackers.values()) or [self._make_tracker()]
+        held = {_read_back(self._kind, tracker) for tracker in trackers}
+        if len(held) > 1:
+            raise ValueError(f"the trackers of the classes hold different settings: {held}")
+        return held.pop()
 
     def update(
         self,

@@ -124,10 +124,9 @@ def check_classes(data: SweepData, protocol: ScoringProtocol) -> None:
 
 def summarise(sequence: ReplaySequence, num_classes: int) -> SequenceSummary:
     """What the driver keeps of a sequence; `num_classes` are the benchmark's."""
-    truth = sequence.truth.source
     return SequenceSummary(
-        num_frames=truth.num_frames,
-        truth_per_class=_count(truth.annotations.class_index, num_classes),
+        num_frames=sequence.truth.source.num_frames,
+        truth_per_class=_count(sequence.truth_classes, num_classes),
         detections_per_class=_count(sequence.detections.class_indices, num_classes),
         num_bytes=sequence.num_bytes,
     )

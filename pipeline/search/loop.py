@@ -23,7 +23,11 @@ class SweepError(ValueError):
 
 
 class Search:
-    """A search and what it has found; study and MLflow are written while the workers go on."""
+    """A search and what it has found.
+
+    A batch is in the study before the next one is proposed; MLflow is told while the workers are
+    busy with that.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,8 @@ class Search:
         self._say = say
         self._own = Proposal(own_settings(options.space, config), {})
         self._trials = study.trials()
-        self._num_stored = len(self._trials)
+        if self._trials:
+            say(f"{len(self._trials)} trials are in the study already")
 
     @property
     def num_missing(self) -> int:
@@ -55,17 +60,15 @@ class Search:
             SweepError: the recipe's own setting fails, or too many trials do.
         """
         plan = self._plan(data, protocol)
-        try:
-            with Progress("sweep", self.num_missing, "trials") as progress:
-                while self.num_missing and not self._too_many_failed():
-                    done = self._next_batch(pool, plan)
-                    if not done:
-                        self._say(f"the grid ends after {len(self._trials)} trials")
-                        break
-                    self._trials += done
-                    progress.advance(len(done), note=self._describe_best())
-        finally:
-            self._store()
+        with Progress("sweep", self.num_missing, "trials") as progress:
+            while self.num_missing and not self._too_many_failed():
+                done = self._next_batch(pool, plan)
+                if not done:
+                    self._say(f"the grid ends after {len(self._trials)} trials")
+                    break
+                self._study.add(done)
+                self._trials += done
+                progress.advance(len(done), note=self._describe_best())
         self.finish()
 
     def finish(self) -> None:
@@ -80,13 +83,8 @@ class Search:
             self._say(f"{num_failed} of {len(self._trials)} trials failed; the study says why")
         self._check_failures()
 
-    def _store(self) -> None:
-        self._study.add(self._trials[self._num_stored :])
-        self._num_stored = len(self._trials)
-
-    def _write_down(self) -> None:
+    def _write(self) -> None:
         """What is done while the workers are busy with the next batch."""
-        self._store()
         self._record.write(self._trials)
 
     def _plan(self, data: SweepData, protocol: ScoringProtocol) -> Plan:
@@ -112,6 +110,7 @@ class Search:
         if not trials:
             [own] = run_batch(pool, plan, {0: (self._own, self._config.association)}, [])
             if own.state == "failed":
+                self._record.write([])  # for MLflow to have a run that failed
                 raise SweepError(f"the recipe's own setting cannot be scored: {own.reason}")
             return [own]
         first = 1 + (len(trials) - 1) // size * size
@@ -131,7 +130,7 @@ class Search:
         }
         if not wanted:
             return []
-        return run_batch(pool, plan, wanted, trials[:first], trials[first:], self._write_down)
+        return run_batch(pool, plan, wanted, trials[:first], trials[first:], self._write)
 
     def _describe_best(self) -> str:
         best = best_trials(self._trials, self._options.directions)

@@ -135,8 +135,9 @@ def propose(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     wanted = distributions(space)
     study = optuna.create_study(directions=list(directions))
+    worst = worst_values(history, directions)
     for trial in history:
-        _recall(study, trial, wanted, directions, sampler)
+        _recall(study, trial, wanted, worst, sampler)
     if sampler in _SEQUENTIAL:
         study.sampler = _make(sampler, seed)
         for _ in range(1, numbers[0]):
@@ -149,6 +150,24 @@ def propose(
         state = study._storage.get_trial_system_attrs(asked._trial_id)
         proposals.append(Proposal(dict(asked.params), dict(state)))
     return proposals
+
+
+def worst_values(history: Sequence["FinishedTrial"], directions: Sequence[str]) -> list[float]:
+    """The worst value of each objective among complete trials, of which there is at least one.
+
+    >>> from pipeline.search.study import FinishedTrial
+    >>> trials = [
+    ...     FinishedTrial(number=n, state="complete", settings={}, values=values)
+    ...     for n, values in enumerate([(45.0, 7.0), (20.0, 3.0), (40.0, 9.0)])
+    ... ]
+    >>> worst_values(trials, ["maximize", "minimize"])
+    [20.0, 9.0]
+    """
+    columns = zip(*(trial.values for trial in history if trial.values is not None), strict=True)
+    return [
+        (min if direction == "maximize" else max)(column)
+        for direction, column in zip(directions, columns, strict=True)
+    ]
 
 
 def distributions(space: Mapping[str, Dimension]) -> dict[str, BaseDistribution]:
@@ -177,7 +196,7 @@ def _recall(
     study: optuna.Study,
     trial: "FinishedTrial",
     wanted: Mapping[str, BaseDistribution],
-    directions: Sequence[str],
+    worst: Sequence[float],
     sampler: str,
 ) -> None:
     """Let the sampler know of a finished trial, of a failed one as the worst of all.
@@ -187,18 +206,12 @@ def _recall(
     if any(not is_inside(wanted[path], trial.settings[path]) for path in wanted):
         return
     values: list[float] | None = None
-    has_one_objective = len(directions) == 1
+    has_one_objective = len(worst) == 1
     if trial.state == "complete":
         assert trial.values is not None
         values = list(trial.values)
     elif trial.state == "failed" and not (sampler in _LEARNS_FROM_PRUNED and has_one_objective):
-        known = [t.values for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-        if not known:
-            return
-        values = [
-            (min if direction == "maximize" else max)(column)
-            for direction, column in zip(directions, zip(*known, strict=True), strict=True)
-        ]
+        values = list(worst)
     # A failed trial without values is one that was pruned before its first rung: to a sampler that
     # learns from pruned trials it is worse than all others.
     is_shown = has_one_objective and trial.state != "failed"

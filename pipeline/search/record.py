@@ -11,7 +11,7 @@ from pipeline.runlog import ProcessRun, RunLog
 from pipeline.runlog_address import RunLogError, check_tracking
 from pipeline.search.options import SweepOptions, SweepPlaces
 from pipeline.search.report import trial_run
-from pipeline.search.study import FinishedTrial, public_address
+from pipeline.search.study import FinishedTrial, Study
 from pipeline.store import Artefact
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class SweepRecord:
         inputs: Mapping[str, Artefact],
         options: SweepOptions,
         places: SweepPlaces,
+        study: Study,
     ) -> None:
         """Nothing is written yet.
 
@@ -41,7 +42,12 @@ class SweepRecord:
         self._inputs = inputs
         self._options = options
         self._places = places
-        self._study = f"{public_address(places.storage)} {places.study_name}"
+        self._tags = {
+            "kind": "sweep",
+            "study": f"{study.storage} {study.name}",
+            "study_identity": study.identity,
+        }
+        self._num_before = study.num_trials
         self._stack = ExitStack()
         self._num_written = 0
         self._may_know = True
@@ -65,7 +71,7 @@ class SweepRecord:
                 f"sweep {self._places.study_name}",
                 config=self._config,
                 inputs=self._inputs,
-                tags={"kind": "sweep", "study": self._study},
+                tags=self._tags,
                 resume=self._places.resume,
             )
         )
@@ -91,6 +97,8 @@ class SweepRecord:
             return
         self._num_written, self._may_know = len(trials), False
         for trial in waiting:
-            if trial.values is not None and trial_run(trial).name in new:
+            # Not twice those of an earlier process, which are no longer new.
+            is_new = trial.number >= self._num_before or trial_run(trial).name in new
+            if trial.values is not None and is_new:
                 values = dict(zip(self._options.objectives, trial.values, strict=True))
                 run.log_metrics(trial.number, values)

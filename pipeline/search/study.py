@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import sqlite3
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 State = Literal["complete", "pruned", "failed"]
 
 _DEFINITION: Final = "quasar_sweep"
+_IDENTITY: Final = "quasar_study"
 _LOCK_TIMEOUT_S: Final = 5.0
 _STATES: Final[Mapping[State, TrialState]] = {
     "complete": TrialState.COMPLETE,
@@ -129,13 +131,21 @@ class Study:
                 text = json.dumps(definition, sort_keys=True)
                 stored = self._study.user_attrs.get(_DEFINITION)
                 if stored is None and not self._study.get_trials(deepcopy=False):
+                    self._study.set_user_attr(_IDENTITY, uuid.uuid4().hex)
                     self._study.set_user_attr(_DEFINITION, text)
                     stored = text
             except SQLAlchemyError:
                 database.remove_session()
                 raise
         self._check_definition(stored, definition)
+        self.identity: Final = str(self._study.user_attrs[_IDENTITY])
+        """Of this study and no other, also none that later takes its name."""
         self._num_trials = len(self.trials())
+
+    @property
+    def num_trials(self) -> int:
+        """Finished trials in it."""
+        return self._num_trials
 
     def trials(self) -> list[FinishedTrial]:
         """All finished trials by number.

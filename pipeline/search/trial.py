@@ -5,10 +5,10 @@ without touching a disk.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from datasets.schema import SequenceResult
+from datasets.schema import Annotations, Int16, SequenceResult
 from models.config_io import config_to_dict
 from models.prepared import PreparedSequence
 from pipeline.associate import (
@@ -32,6 +32,10 @@ class ReplaySequence:
     """A sequence ready to be replayed: shared by all trials and never changed."""
 
     truth: PreparedTruth
+    """Without the annotations that it was made of: names of categories and identities are no arrays
+    that processes could share."""
+    truth_classes: Int16
+    """(G,) class index of every annotation."""
     detections: PreparedSequence
 
     @property
@@ -65,7 +69,13 @@ def load_sequence(
         prepared = prepare_sequence(found, tracker)
     except ValueError as error:
         raise ValueError(f"{detections.folder}: sequence {truth.name!r}, {error}") from error
-    return ReplaySequence(truth=protocol.prepare_truth(truth), detections=prepared)
+    return ReplaySequence(
+        truth=replace(
+            protocol.prepare_truth(truth), source=replace(truth, annotations=Annotations.empty())
+        ),
+        truth_classes=truth.annotations.class_index,
+        detections=prepared,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,9 +221,9 @@ def _work(config: dict[str, int], board: Any, function: Callable[[Any, Any], Any
         coming = board.take.remote(worker)
         if task is not None:
             key, item = task
-            if not is_shared:  # it is there by now: tasks come after it
-                [reference] = ray.get(board.shared.remote())
-                shared, is_shared = ray.get(reference), True
+            if not is_shared:  # it is there by now, if at all: tasks come after it
+                references = ray.get(board.shared.remote())
+                shared, is_shared = (ray.get(references[0]) if references else None), True
             try:
                 value = function(shared, pickle.loads(item))  # noqa: S301, from our driver
                 outcome = Outcome(key, pickle.dumps(value), None)

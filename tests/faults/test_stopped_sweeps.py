@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sweep_resume import take_trace
 from jobs import command, sweep
 from pipeline.search.study import FinishedTrial
 from tests.jobs.test_sweep import arguments, read_trials
@@ -22,12 +23,16 @@ WITHIN_S = 300.0
 
 
 def start(stored: Stored, folder: Path, *more: object) -> "subprocess.Popen[bytes]":
-    """The sweep as a process of its own that uses the Ray of the tests."""
+    """The sweep as a process of its own that uses the Ray of the tests, and that writes down which
+    trials it begins."""
     import ray
 
     address = ray.get_runtime_context().gcs_address
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.sweep", *arguments(stored, folder, *more)],
+        [
+            *(sys.executable, "-m", "benchmarks.sweep_resume", "--traced", str(folder)),
+            *arguments(stored, folder, *more),
+        ],
         env={**os.environ, "RAY_ADDRESS": address},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -71,6 +76,7 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(
             os.killpg(job.pid, signal.SIGKILL)
         after = trials_in(killed)
         assert after[: len(before)] == before
+        assert not take_trace(killed) & {trial.number for trial in before}
         before = after
     assert command.run(sweep.main, arguments(stored, killed, "--resume", "--num-workers", 1)) == 0
     assert trials_in(killed)[: len(before)] == before

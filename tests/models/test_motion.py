@@ -243,6 +243,9 @@ def test_settings_are_read_back_from_the_library(config: MotionConfig) -> None:
     tracker._trackers[2].maximum_frames_without_update = 99
     held = tracker.config
     assert (held.match_iou_thr, held.max_missed_frames) == (0.3, 99)
+    tracker.update(1, [[0, 0, 20, 20]], [0.9], [5], None)
+    with pytest.raises(ValueError, match="trackers of the classes hold different settings"):
+        _ = tracker.config
 
 
 def test_every_setting_reaches_the_library() -> None:

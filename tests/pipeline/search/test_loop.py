@@ -12,6 +12,7 @@ import pytest
 from pipeline.config import ExperimentConfig
 from pipeline.evaluate import build_protocol
 from pipeline.recipes import find_recipe
+from pipeline.search import study as study_module
 from pipeline.search.data import SweepData, summarise
 from pipeline.search.loop import Search, SweepError
 from pipeline.search.options import SweepOptions, SweepPlaces
@@ -47,7 +48,7 @@ class Desk:
                 root=str(self.folder),
                 tracking_uri=self.tracking_uri,
             )
-            with SweepRecord(CONFIG, {}, options, places) as record:
+            with SweepRecord(CONFIG, {}, options, places, study) as record:
                 search = Search(CONFIG, options, study, record, self.said.append)
                 summaries = {
                     name: summarise(sequence, len(PROTOCOL.classes))
@@ -77,16 +78,23 @@ class Desk:
         with self.study(SweepOptions(space=default_space(CONFIG))) as study:
             return self.trials(study)
 
+    def statuses(self) -> list[str]:
+        """Of the sweep's own runs in MLflow."""
+        return [run.info.status for run in self._search("tags.kind = 'sweep'")]
+
     def runs(self) -> dict[str, str]:
         """Name and status of every run of a trial in MLflow; none may be there twice."""
+        runs = self._search("tags.kind = 'trial'")
+        names = [run.info.run_name for run in runs]
+        assert len(names) == len(set(names))
+        return {run.info.run_name: run.info.status for run in runs}
+
+    def _search(self, condition: str) -> list[Any]:
         from mlflow import MlflowClient
 
         client = MlflowClient(self.tracking_uri)
         [experiment] = client.search_experiments(filter_string="name = 'quasar'")
-        runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
-        names = [run.info.run_name for run in runs]
-        assert len(names) == len(set(names))
-        return {run.info.run_name: run.info.status for run in runs}
+        return list(client.search_runs([experiment.experiment_id], condition))
 
 
 @pytest.fixture
@@ -140,6 +148,7 @@ def test_a_recipe_that_fails_is_one_error_and_leaves_no_trial(
     with pytest.raises(SweepError, match=message):
         desk.search(make_pool(fail(0)))
     assert desk.stored() == []
+    assert desk.statuses() == ["FAILED"]
     assert desk.search(make_pool())[0].state == "complete"
 
 
@@ -165,9 +174,42 @@ def test_what_was_finished_is_stored_when_the_next_batch_is_cut_off(
 
     with pytest.raises(KeyboardInterrupt):
         desk.search(CutOff(PROTOCOL, desk.sequences))
+    assert desk.statuses() == ["KILLED"]
     before = desk.stored()
     assert [trial.number for trial in before] == [0, 1, 2, 3, 4]
     assert desk.search(make_pool())[:5] == before
+
+
+def test_an_interruption_between_two_trials_of_a_batch_leaves_a_study_that_goes_on(
+    desk: Desk, make_pool: Callable[..., InlinePool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freeze = study_module._freeze
+
+    def interrupt(trial: FinishedTrial, *more: Any) -> Any:
+        if trial.number == 3:
+            raise KeyboardInterrupt
+        return freeze(trial, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "_freeze", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            desk.search(make_pool())
+    before = desk.stored()
+    assert [trial.number for trial in before] == [0, 1, 2]
+    after = desk.search(make_pool())
+    assert after[:3] == before
+    assert "3 trials are in the study already" in desk.said
+    assert len(desk.runs()) == len(after) == 10
+    assert desk.statuses() == ["FINISHED"]
+
+
+def test_a_new_study_of_an_old_name_gets_a_run_of_its_own(
+    desk: Desk, make_pool: Callable[..., InlinePool]
+) -> None:
+    desk.search(make_pool(), num_trials=1)
+    (desk.folder / "study.db").unlink()
+    desk.search(make_pool(), num_trials=1)
+    assert desk.statuses() == ["FINISHED", "FINISHED"]
 
 
 @pytest.mark.slow
