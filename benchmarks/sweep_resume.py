@@ -25,6 +25,7 @@ from pipeline.store import Artefact
 
 STUDY = "killed"
 TRACE = "begun.txt"
+ERRORS = "errors.txt"
 _TRIALS_PER_KILL = 20
 
 
@@ -103,13 +104,14 @@ def start(
         *(["--resume"] if resume else []),
     ]
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (folder / ERRORS).open("w") as errors:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
 
 
 def kill_at_random(
@@ -120,7 +122,7 @@ def kill_at_random(
         time.sleep(0.02)
     time.sleep(chance.uniform(0.0, 1.0))
     if job.poll() is not None:
-        sys.exit("a sweep ended before it was killed: raise _TRIALS_PER_KILL")
+        sys.exit(f"a sweep ended before it was killed: {(folder / ERRORS).read_text()[-2000:]}")
     with suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGKILL)
     job.wait()

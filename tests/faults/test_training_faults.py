@@ -25,10 +25,10 @@ from tests.training_scene import TRAIN, write_frames_artefact
 
 pytestmark = pytest.mark.slow
 
-# 4 epochs of 17 steps: the kill comes in the middle of them on any machine.
-CONFIG = replace(TRAIN, optimizer=replace(TRAIN.optimizer, epochs=4))
+# 3 epochs of 17 steps: the kill comes in the middle of them on any machine.
+CONFIG = replace(TRAIN, optimizer=replace(TRAIN.optimizer, epochs=3))
 STEPS_PER_EPOCH = 17
-NUM_STEPS = 4 * STEPS_PER_EPOCH
+NUM_STEPS = 3 * STEPS_PER_EPOCH
 CHECKPOINT_EVERY = 5
 
 
