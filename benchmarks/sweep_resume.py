@@ -26,7 +26,7 @@ from pipeline.store import Artefact
 STUDY = "killed"
 TRACE = "begun.txt"
 ERRORS = "errors.txt"
-_TRIALS_PER_KILL = 20
+_TRIALS_PER_KILL = 10
 
 
 def main() -> None:
