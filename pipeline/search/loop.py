@@ -1,11 +1,13 @@
 """The trials of a sweep, batch by batch, from what its study holds to as many as are wanted."""
 
+from contextlib import suppress
 from typing import Final
 
 from pipeline.config import ExperimentConfig
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.overrides import apply_overrides
 from pipeline.progress import Progress, Say
+from pipeline.runlog_address import RunLogError
 from pipeline.search.batch import Plan, ReplayPool, run_batch
 from pipeline.search.data import SweepData, features
 from pipeline.search.options import SweepOptions
@@ -80,7 +82,9 @@ class Search:
         self._record.write(self._trials, insist=True)
         num_failed = self._num_failed()
         if num_failed:
-            self._say(f"{num_failed} of {len(self._trials)} trials failed; the study says why")
+            self._say(
+                f"{num_failed} of {len(self._trials)} trials failed; the page and the table say why"
+            )
         self._check_failures()
 
     def _write(self) -> None:
@@ -110,7 +114,8 @@ class Search:
         if not trials:
             [own] = run_batch(pool, plan, {0: (self._own, self._config.association)}, [])
             if own.state == "failed":
-                self._record.write([])  # for MLflow to have a run that failed
+                with suppress(RunLogError):  # which would hide the reason
+                    self._record.write([])  # for MLflow to have a run that failed
                 raise SweepError(f"the recipe's own setting cannot be scored: {own.reason}")
             return [own]
         first = 1 + (len(trials) - 1) // size * size

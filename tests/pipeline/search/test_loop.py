@@ -126,7 +126,7 @@ def test_failed_trials_are_kept_counted_and_told(
     assert [trial.number for trial in trials if trial.state == "failed"] == [3, 6]
     assert trials[3].reason == "ValueError: trial 3 is no good"
     assert desk.runs()["trial 3"] == "FAILED"
-    assert "2 of 10 trials failed; the study says why" in desk.said
+    assert "2 of 10 trials failed; the page and the table say why" in desk.said
 
 
 def test_too_many_failures_stop_the_search_and_a_higher_share_goes_on(
