@@ -399,13 +399,6 @@ class TestWriter:
         assert found.shape == (34, 52, 3)
         assert found.min() > 190
 
-    def test_the_same_images_give_the_same_bytes(self, tmp_path: Path) -> None:
-        for name in ("x.mp4", "y.mp4"):
-            with VideoWriter(tmp_path / name, width=WIDTH, height=HEIGHT, frame_rate=10) as writer:
-                for index in range(30):
-                    writer.write(drawing(index))
-        assert (tmp_path / "x.mp4").read_bytes() == (tmp_path / "y.mp4").read_bytes()
-
     def test_an_exception_leaves_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "x.mp4"
         with pytest.raises(KeyboardInterrupt):
