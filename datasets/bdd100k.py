@@ -11,15 +11,13 @@ from typing import Any, Final
 
 from datasets.json_stream import iterate_records, read_record
 from datasets.reading import ExpectedFile, Reporter, exists, json_files, read_json
-from datasets.scalabel import (
-    Category,
+from datasets.scalabel import Category, annotations_of, tracks_of
+from datasets.scalabel_frames import (
     LabelFrame,
-    annotations_of,
     check_gaps,
     frames_of,
     group_by_sequence,
     order_frames,
-    tracks_of,
 )
 from datasets.schema import Problem, SequenceResult, SequenceSource, SequenceTruth
 
@@ -68,7 +66,7 @@ LABEL_STRIDE: Final = 6
 LABEL_PHASE: Final = 0
 """Raw videos name no frames: label i is taken as video frame i * stride + phase. Unverified."""
 
-_IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 _VIDEO_SUFFIXES: Final = (".mov", ".mp4")
 _MOST_NAMED: Final = 3
 
@@ -118,12 +116,8 @@ def read_annotations(source: SequenceSource) -> tuple[SequenceTruth, list[Proble
     if source.is_still:
         frames = [_still_frame(source, path, reporter)]
     else:
-        groups = group_by_sequence(frames_of(read_json(path), path), path)
-        for other in sorted(groups.keys() - {source.name}):
-            reporter.report(str(path), f"holds frames of another sequence, {other!r}: left out")
-        where = f"{path}, sequence {source.name}"
-        listed = order_frames(groups.get(source.name, []), where, reporter, needs_names=True)
-        frames = _number_frames(listed, source, where, reporter)
+        listed = read_label_frames(path, source.name, reporter)
+        frames = number_frames(listed, source, f"{path}, sequence {source.name}", reporter)
     truth = SequenceTruth(
         name=source.name,
         frame_names=tuple(frame.name for frame in frames),
@@ -146,7 +140,7 @@ def read_truth(path: Path) -> dict[str, SequenceTruth]:
     """
     reporter = Reporter(strict=True)
     truths: dict[str, SequenceTruth] = {}
-    for file, name, where, listed in _sequences_in(path, needs_names=True):
+    for file, name, where, listed in sequences_in(path, needs_names=True):
         if name in truths:
             raise ValueError(f"{file}: sequence {name!r} is in another file of the folder as well")
         truths[name] = SequenceTruth(
@@ -170,7 +164,7 @@ def read_results(path: Path) -> dict[str, SequenceResult]:
     """
     results: dict[str, SequenceResult] = {}
     num_dropped = 0
-    for file, name, where, listed in _sequences_in(path, needs_names=False):
+    for file, name, where, listed in sequences_in(path, needs_names=False):
         if name in results:
             raise ValueError(f"{file}: sequence {name!r} is in another file of the folder as well")
         tracks, dropped = tracks_of(listed, CATEGORIES, where)
@@ -216,7 +210,7 @@ def frame_name(sequence: str, frame_index: int) -> str:
     return f"{sequence}-{frame_index + 1:07d}.jpg"
 
 
-def _sequences_in(
+def sequences_in(
     path: Path, *, needs_names: bool
 ) -> Iterator[tuple[Path, str, str, list[LabelFrame]]]:
     """File, name, place in messages and frames of each sequence, strictly checked."""
@@ -229,19 +223,77 @@ def _sequences_in(
             yield file, name, where, listed
 
 
+def read_label_frames(path: Path, name: str, reporter: Reporter) -> list[LabelFrame]:
+    """Frames of one sequence in its label file, by frame index; gaps stay.
+
+    Raises:
+        ValueError: the file as a whole cannot be used; names it.
+    """
+    groups = group_by_sequence(frames_of(read_json(path), path), path)
+    for other in sorted(groups.keys() - {name}):
+        reporter.report(str(path), f"holds frames of another sequence, {other!r}: left out")
+    where = f"{path}, sequence {name}"
+    return order_frames(groups.get(name, []), where, reporter, needs_names=True)
+
+
+def number_frames(
+    listed: Sequence[LabelFrame], source: SequenceSource, where: str, reporter: Reporter
+) -> list[LabelFrame]:
+    """Frames 0, 1, 2 ... of a sequence: those of the labels, gaps filled, further images behind.
+
+    Raises:
+        ValueError: no frame in the labels, or frame indices far beyond the number of frames.
+    """
+    if not listed:
+        raise ValueError(f"{where}: no usable frame of this sequence in its label file")
+    images = {Path(path).name for path in source.images}
+    num_frames = listed[-1].frame_index + 1
+    if num_frames > 2 * len(listed) + len(images):
+        raise ValueError(
+            f"{where}: frame indices reach {num_frames - 1} while {len(listed)} frames are listed"
+        )
+    unlabelled = images - {frame.name for frame in listed}
+    while frame_name(source.name, num_frames) in unlabelled:
+        num_frames += 1
+    by_index = {frame.frame_index: frame for frame in listed}
+    frames = [
+        by_index.get(index) or LabelFrame(index, frame_name(source.name, index), ())
+        for index in range(num_frames)
+    ]
+    for frame in frames:
+        if frame.frame_index not in by_index:
+            what = f"not in the labels (image {frame.name}): kept as a frame without objects"
+            reporter.report(f"{where}, frame {frame.frame_index}", what)
+    for name in sorted(unlabelled - {frame.name for frame in frames}):
+        reporter.report(where, f"image {name} has neither labels nor a free frame index: left out")
+    return frames
+
+
+def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files of these suffixes by name; hidden ones are not listed."""
+    return [path for path in entries_of(folder) if path.suffix.lower() in suffixes]
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder by name, nothing if there is no such folder; hidden files are not."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def _list_tracking(data_root: Path, split: str, reporter: Reporter) -> Iterator[SequenceSource]:
     image_root = data_root / "images" / "track" / split
     label_root = data_root / "labels" / "box_track_20" / split
     video_root = data_root / "videos" / split
-    labels = {path.stem: path for path in _files(label_root, (".json",))}
-    folders = {path.name for path in _entries(image_root) if path.is_dir()}
+    labels = {path.stem: path for path in files_in(label_root, (".json",))}
+    folders = {path.name for path in entries_of(image_root) if path.is_dir()}
     # Raw videos are 100,000, of which few are labelled: they do not name sequences.
-    videos = {path.stem: path for path in _files(video_root, _VIDEO_SUFFIXES)}
+    videos = {path.stem: path for path in files_in(video_root, _VIDEO_SUFFIXES)}
     if not labels and not folders:
         reporter.report(f"{NAME}/{split}", f"neither labels in {label_root} nor {image_root}")
     num_raw = 0
     for name in sorted(labels.keys() | folders):
-        images = tuple(str(path) for path in _files(image_root / name, _IMAGE_SUFFIXES))
+        images = tuple(str(path) for path in files_in(image_root / name, IMAGE_SUFFIXES))
         video = None if images else videos.get(name)
         if not images and not video:
             what = f"no image in {image_root / name} and no video in {video_root}: left out"
@@ -290,7 +342,7 @@ def _list_stills(data_root: Path, split: str, reporter: Reporter) -> Iterator[Se
             places[PurePosixPath(name).name] = (offset, length)
         else:
             reporter.report(str(labels), f"the frame at byte {offset} has no name: left out")
-    images = {path.name: path for path in _files(folder, _IMAGE_SUFFIXES)}
+    images = {path.name: path for path in files_in(folder, IMAGE_SUFFIXES)}
     _report_names(images.keys() - places.keys(), f"images without labels in {labels}", reporter)
     _report_names(
         places.keys() - images.keys(), f"label frames without image in {folder}", reporter
@@ -331,47 +383,3 @@ def _still_frame(source: SequenceSource, path: Path, reporter: Reporter) -> Labe
         reporter.report(f"{path}, image {name}", f"labels is {labels!r}, expected a list or null")
         labels = []
     return LabelFrame(0, name, labels)
-
-
-def _number_frames(
-    listed: Sequence[LabelFrame], source: SequenceSource, where: str, reporter: Reporter
-) -> list[LabelFrame]:
-    """Frames 0, 1, 2 ... of a sequence: those of the labels, gaps filled, further images behind.
-
-    Raises:
-        ValueError: no frame in the labels, or frame indices far beyond the number of frames.
-    """
-    if not listed:
-        raise ValueError(f"{where}: no usable frame of this sequence in its label file")
-    images = {Path(path).name for path in source.images}
-    num_frames = listed[-1].frame_index + 1
-    if num_frames > 2 * len(listed) + len(images):
-        raise ValueError(
-            f"{where}: frame indices reach {num_frames - 1} while {len(listed)} frames are listed"
-        )
-    unlabelled = images - {frame.name for frame in listed}
-    while frame_name(source.name, num_frames) in unlabelled:
-        num_frames += 1
-    by_index = {frame.frame_index: frame for frame in listed}
-    frames = [
-        by_index.get(index) or LabelFrame(index, frame_name(source.name, index), ())
-        for index in range(num_frames)
-    ]
-    for frame in frames:
-        if frame.frame_index not in by_index:
-            what = f"not in the labels (image {frame.name}): kept as a frame without objects"
-            reporter.report(f"{where}, frame {frame.frame_index}", what)
-    for name in sorted(unlabelled - {frame.name for frame in frames}):
-        reporter.report(where, f"image {name} has neither labels nor a free frame index: left out")
-    return frames
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return [path for path in _entries(folder) if path.suffix.lower() in suffixes]
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder by name, nothing if there is no such folder; hidden files are not."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -5,6 +5,8 @@ torch is imported inside the functions, so that configs which mention images loa
 Pixels are as stored: an EXIF orientation is not applied, because labels are made on stored pixels.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -14,6 +16,8 @@ Image = npt.NDArray[np.uint8]
 
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE: Final = b"\xff\xd8"
+_HEADER_BYTES: Final = 1 << 18
+"""Enough for what cameras write before the size."""
 _START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG markers whose segment holds the size."""
 _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -48,6 +52,33 @@ def image_size(data: bytes) -> tuple[int, int]:
     if min(size) < 1:
         raise ValueError(_unknown(data))
     return size
+
+
+def check_label_size(size: Sequence[int], where: str, images: Sequence[str]) -> None:
+    """Refuse labels that were made on images of another size.
+
+    Looked at is the first image that can be opened; ingest reports those that cannot.
+
+    Args:
+        size: Height and width of the masks.
+        where: Names the labels.
+        images: Paths of the sequence's images.
+
+    Raises:
+        ValueError: the sizes differ; names both places.
+    """
+    for path in images:
+        try:
+            with Path(path).open("rb") as stream:
+                found = image_size(stream.read(_HEADER_BYTES))
+        except (OSError, ValueError):
+            continue
+        if found != tuple(size):
+            raise ValueError(
+                f"{where}: height and width of the masks are {tuple(size)}, those of {path} are "
+                f"{found}"
+            )
+        return
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

@@ -62,6 +62,7 @@ SPLITS: Final[Mapping[str, tuple[str, ...]]] = {
     "mot15": ("train", "test"),
     "mot17": ("train", "half_train", "half_val", "test"),
     "mot20": ("train", "test"),
+    "mots_challenge": ("train", "test"),
 }
 """`half_train` is the first n // 2 + 1 frames of every training sequence, `half_val` the rest."""
 

@@ -1,11 +1,14 @@
 """What all readers share: broken input is told of in one way, and files are named in errors."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from datasets.schema import Problem
+
+LAST_FRAME: Final = 999_999
+"""Largest number of a frame: file names have six digits."""
 
 _LONGEST_NAME: Final = 200
 
@@ -102,6 +105,37 @@ def check_sequence_name(name: str, where: str) -> str:
             f"{_LONGEST_NAME} printable characters without slashes and without a leading dot"
         )
     return name
+
+
+def numbered_files(
+    folder: Path,
+    suffixes: Collection[str],
+    reporter: Reporter,
+    *,
+    first_frame: int = 0,
+) -> dict[int, Path]:
+    """Frame index -> file, of a folder whose files are named by frame number, in that order.
+
+    Hidden files and other suffixes do not count. A name that is no number, or a number twice, is
+    reported and left out; gaps stay.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        is_number = path.stem.isdecimal() and path.stem.isascii()
+        number = int(path.stem) if is_number and len(path.stem) < 10 else -1
+        index = number - first_frame
+        if index < 0 or number > LAST_FRAME:
+            what = f"not named by a frame number from {first_frame} to {LAST_FRAME}: left out"
+            reporter.report(str(path), what)
+        elif index in found:
+            reporter.report(
+                str(path), f"frame {number} is in {found[index].name} as well: left out"
+            )
+        else:
+            found[index] = path
+    return dict(sorted(found.items()))
 
 
 def exists(path: Path) -> bool:

@@ -6,7 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from datasets import bdd100k, motchallenge
+from datasets import (
+    bdd100k,
+    bdd100k_mots,
+    kins,
+    kitti_mots,
+    motchallenge,
+    mots_challenge,
+    mots_reading,
+)
 from datasets.reading import ExpectedFile
 from datasets.schema import Problem, SequenceResult, SequenceSource, SequenceTruth
 
@@ -56,6 +64,21 @@ def _motchallenge(name: str) -> Benchmark:
     )
 
 
+def _kitti_mots(layout: kitti_mots.MotsLayout) -> Benchmark:
+    return Benchmark(
+        name=layout.name,
+        classes=layout.classes,
+        super_classes={},
+        splits=layout.splits,
+        published_sequences=layout.published_sequences,
+        list_sequences=partial(kitti_mots.list_sequences, layout),
+        read_annotations=partial(mots_reading.read_annotations, layout),
+        read_truth=partial(mots_reading.read_truth, layout),
+        read_results=partial(mots_reading.read_results, layout),
+        expected_files=partial(kitti_mots.expected_files, layout),
+    )
+
+
 BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "bdd100k": Benchmark(
         name=bdd100k.NAME,
@@ -72,4 +95,42 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "mot15": _motchallenge("mot15"),
     "mot17": _motchallenge("mot17"),
     "mot20": _motchallenge("mot20"),
+    "kitti_mots": _kitti_mots(kitti_mots.KITTI_MOTS),
+    "apollo_mots": _kitti_mots(kitti_mots.APOLLO_MOTS),
+    "mots_challenge": Benchmark(
+        name=mots_challenge.LAYOUT.name,
+        classes=mots_challenge.CLASSES,
+        super_classes={},
+        splits=mots_challenge.SPLITS,
+        published_sequences=mots_challenge.LAYOUT.published_sequences,
+        list_sequences=mots_challenge.list_sequences,
+        read_annotations=mots_challenge.read_annotations,
+        read_truth=mots_challenge.read_truth,
+        read_results=mots_challenge.read_results,
+        expected_files=mots_challenge.expected_files,
+    ),
+    "bdd100k_mots": Benchmark(
+        name=bdd100k_mots.NAME,
+        classes=bdd100k.CLASSES,
+        super_classes=bdd100k.SUPER_CLASSES,
+        splits=bdd100k_mots.SPLITS,
+        published_sequences=bdd100k_mots.PUBLISHED_SEQUENCES,
+        list_sequences=bdd100k_mots.list_sequences,
+        read_annotations=bdd100k_mots.read_annotations,
+        read_truth=bdd100k_mots.read_truth,
+        read_results=bdd100k_mots.read_results,
+        expected_files=bdd100k_mots.expected_files,
+    ),
+    "kins": Benchmark(
+        name=kins.NAME,
+        classes=kins.CLASSES,
+        super_classes={},
+        splits=kins.SPLITS,
+        published_sequences={},  # stills
+        list_sequences=kins.list_sequences,
+        read_annotations=kins.read_annotations,
+        read_truth=kins.read_truth,
+        read_results=kins.read_results,
+        expected_files=kins.expected_files,
+    ),
 }

@@ -1,20 +1,22 @@
-"""Scalabel JSON, the label and result format of BDD100K: frames of labels into columns.
+"""Scalabel JSON, the label and result format of BDD100K: labels of frames into columns.
 
-A file is a list of frames, or an object whose `frames` is that list. Boxes are inclusive in the
-file (width = x2 - x1 + 1) and exclusive in every record: 1 is added to x2 and y2 here, once.
+Boxes are inclusive in the file (width = x2 - x1 + 1) and exclusive in every record: 1 is added to
+x2 and y2 here, once. Masks are COCO run-length codes (`rle`); where they are read, boxes are those
+around the masks.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from datasets.reading import Reporter, check_sequence_name
+from datasets.masks import Rle, find_fault, mask_areas, mask_boxes
+from datasets.reading import Reporter
+from datasets.scalabel_frames import LabelFrame, kind_of
 from datasets.schema import Annotations, Bool, Float64, Tracks
 
 _CORNERS: Final = itemgetter("x1", "y1", "x2", "y2")
@@ -30,114 +32,9 @@ class Category(NamedTuple):
     """The box is an ignore region in truth, and dropped from results."""
 
 
-class LabelFrame(NamedTuple):
-    """One frame of a sequence as the file has it, its labels not looked at yet."""
-
-    frame_index: int
-    """As written, from 0."""
-    name: str
-    labels: Sequence[Any]
-
-
-def frames_of(content: Any, path: Path) -> list[dict[str, Any]]:
-    """The list of frames of a parsed file.
-
-    Raises:
-        ValueError: neither a list of objects nor an object with such a list in `frames`.
-    """
-    frames = content.get("frames") if isinstance(content, dict) else content
-    if not isinstance(frames, list):
-        raise ValueError(
-            f"{path}: found {_kind(content)}, expected a list of frames or an object with `frames`"
-        )
-    for position, frame in enumerate(frames):
-        if not isinstance(frame, dict):
-            raise ValueError(
-                f"{path}: entry {position} of the frames is {_kind(frame)}, expected an object"
-            )
-    return frames
-
-
-def group_by_sequence(
-    frames: Iterable[dict[str, Any]], path: Path
-) -> dict[str, list[dict[str, Any]]]:
-    """Frames of each sequence by `videoName`, or by the file's name where a frame has none.
-
-    Raises:
-        ValueError: a name that is no string or could step out of a folder.
-    """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for frame in frames:
-        name = frame.get("videoName")
-        if name is None:
-            name = path.stem
-        if not isinstance(name, str):
-            raise ValueError(f"{path}: videoName is {name!r}, expected a string")
-        group = groups.get(name)
-        if group is None:
-            group = groups[check_sequence_name(name, str(path))] = []
-        group.append(frame)
-    return groups
-
-
-def order_frames(
-    frames: Iterable[dict[str, Any]], where: str, reporter: Reporter, *, needs_names: bool
-) -> list[LabelFrame]:
-    """Frames by frame index; what is broken is reported and left out.
-
-    The index is `frameIndex`, or `index` as in the first release; gaps stay.
-    """
-    found: dict[int, LabelFrame] = {}
-    names: set[str] = set()
-    for position, frame in enumerate(frames):
-        try:
-            one = _label_frame(frame, f"at position {position}", needs_names=needs_names)
-            if one.frame_index in found:
-                raise ValueError(f"frame index {one.frame_index} occurs twice")
-            if needs_names and one.name in names:
-                raise ValueError(f"frame {one.frame_index}: name {one.name!r} occurs twice")
-        except ValueError as error:
-            reporter.report(where, str(error))
-            continue
-        found[one.frame_index] = one
-        names.add(one.name)
-    return [found[index] for index in sorted(found)]
-
-
-def check_gaps(frames: Sequence[LabelFrame], where: str) -> None:
-    """Refuse frame indices other than 0, 1, 2 ...
-
-    Raises:
-        ValueError: names the first missing index.
-    """
-    for expected, frame in enumerate(frames):
-        if frame.frame_index != expected:
-            raise ValueError(
-                f"{where}: no frame with index {expected}, the next is {frame.frame_index}; "
-                "every frame of the sequence must be listed, also one without boxes"
-            )
-
-
-def _label_frame(frame: dict[str, Any], place: str, *, needs_names: bool) -> LabelFrame:
-    index = frame.get("frameIndex")
-    if index is None:
-        index = frame.get("index")
-    if type(index) is not int or not 0 <= index <= _LARGEST_INT64:
-        raise ValueError(f"frame {place} has the frameIndex {index!r}, expected an integer from 0")
-    name = frame.get("name")
-    if needs_names and (not isinstance(name, str) or not name):
-        raise ValueError(f"frame {index} has the name {name!r}, expected the name of its image")
-    labels = frame.get("labels")
-    if labels is None:
-        labels = []
-    if not isinstance(labels, list):
-        raise ValueError(f"frame {index}: labels is {_kind(labels)}, expected a list or null")
-    return LabelFrame(index, PurePosixPath(str(name)).name, labels)
-
-
 @dataclass(kw_only=True)
 class _Rows:
-    """Columns under construction, one entry a box; corners are still unchecked and inclusive."""
+    """Columns under construction, one entry a label."""
 
     frame_index: list[int] = field(default_factory=list)
     source_id: list[str] = field(default_factory=list)
@@ -148,16 +45,23 @@ class _Rows:
     occluded: list[bool] = field(default_factory=list)
     truncated: list[bool] = field(default_factory=list)
     score: list[float] = field(default_factory=list)
-    corners: list[tuple[Any, Any, Any, Any]] = field(default_factory=list)
+    shape: list[Any] = field(default_factory=list)
+    """Corners, still unchecked and inclusive, or masks."""
 
-    def append(self, index: int, label: Any, categories: Mapping[str, Category]) -> None:
+    def append(
+        self,
+        index: int,
+        label: Any,
+        categories: Mapping[str, Category],
+        read_shape: Callable[[Mapping[str, Any], str], Any],
+    ) -> None:
         """Add one label.
 
         Raises:
             ValueError: says what is wrong with it; no column has grown then.
         """
         if not isinstance(label, dict):
-            raise ValueError(f"a label is {_kind(label)}, expected an object")
+            raise ValueError(f"a label is {kind_of(label)}, expected an object")
         category = label.get("category")
         meaning = categories.get(category) if isinstance(category, str) else None
         if meaning is None:
@@ -167,18 +71,14 @@ class _Rows:
         source_id = _source_id(label)
         attributes = label.get("attributes") or {}
         if not isinstance(attributes, dict):
-            raise ValueError(f"attributes of {source_id!r} are {_kind(attributes)}, not an object")
+            raise ValueError(
+                f"attributes of {source_id!r} are {kind_of(attributes)}, not an object"
+            )
         crowd, ignored, occluded, truncated = (
             _flag(attributes, name) for name in ("crowd", "ignored", "occluded", "truncated")
         )
         score = _score(label, source_id)
-        try:
-            corners = _CORNERS(label["box2d"])
-        except (KeyError, TypeError):
-            raise ValueError(
-                f"label {source_id!r} has the box2d {label.get('box2d')!r}, expected an object "
-                "with x1, y1, x2, y2"
-            ) from None
+        shape = read_shape(label, source_id)
         self.frame_index.append(index)
         self.source_id.append(source_id)
         self.category.append(str(category))
@@ -188,7 +88,7 @@ class _Rows:
         self.occluded.append(occluded)
         self.truncated.append(truncated)
         self.score.append(score)
-        self.corners.append(corners)
+        self.shape.append(shape)
 
 
 def annotations_of(
@@ -198,16 +98,17 @@ def annotations_of(
     reporter: Reporter,
     *,
     dropped_categories: frozenset[str] = frozenset(),
+    has_masks: bool = False,
 ) -> Annotations:
     """Ground truth of one sequence; `frames[f]` is frame f, whatever index it was written with.
 
-    Identities are renumbered from 0 in the order of their sorted source strings, so that they do
-    not depend on the order of rows in the file.
+    Identities are numbered as `number_identities` does, so that they do not depend on the order of
+    rows in the file.
     """
-    rows = _read_rows(frames, categories, where, reporter, dropped_categories)
-    boxes, good = _exclusive_boxes(rows, where, reporter)
-    usable = {name for name, is_good in zip(rows.source_id, good, strict=True) if is_good}
-    numbers = {name: i for i, name in enumerate(sorted(usable))}
+    rows = _read_rows(frames, categories, where, reporter, dropped_categories, has_masks)
+    boxes, good = _boxes_of(rows, where, reporter, has_masks)
+    usable = (name for name, is_good in zip(rows.source_id, good, strict=True) if is_good)
+    numbers = number_identities(usable)
     annotations = Annotations(
         frame_index=np.array(rows.frame_index, np.int32),
         identity=np.array([numbers.get(name, -1) for name in rows.source_id], np.int64),
@@ -220,12 +121,26 @@ def annotations_of(
         occluded=np.array(rows.occluded, bool),
         truncated=np.array(rows.truncated, bool),
         visibility=np.full(len(boxes), np.nan, np.float32),
+        masks=tuple(rows.shape) if has_masks else None,
     )
     return annotations if good.all() else annotations.select(good)
 
 
+def number_identities(names: Iterable[str]) -> dict[str, int]:
+    """Numbers from 0 for the ids of a sequence, in the order of the sorted ids.
+
+    >>> number_identities(["b", "00012", "b"])
+    {'00012': 0, 'b': 1}
+    """
+    return {name: number for number, name in enumerate(sorted(set(names)))}
+
+
 def tracks_of(
-    frames: Sequence[LabelFrame], categories: Mapping[str, Category], where: str
+    frames: Sequence[LabelFrame],
+    categories: Mapping[str, Category],
+    where: str,
+    *,
+    has_masks: bool = False,
 ) -> tuple[Tracks, int]:
     """Predictions of one sequence, and how many were dropped by the official rule.
 
@@ -236,25 +151,24 @@ def tracks_of(
         ValueError: anything broken, with file, sequence and frame.
     """
     reporter = Reporter(strict=True)
-    rows = _read_rows(frames, categories, where, reporter, frozenset())
-    boxes, _ = _exclusive_boxes(rows, where, reporter)
+    rows = _read_rows(frames, categories, where, reporter, frozenset(), has_masks)
+    boxes, _ = _boxes_of(rows, where, reporter, has_masks)
     ids = [
         _track_id(name, f"{where}, frame {frame}")
         for frame, name in zip(rows.frame_index, rows.source_id, strict=True)
     ]
-    frame_index = np.array(rows.frame_index, np.int32)
-    track_id = np.array(ids, np.int64)
-    _check_unique(frame_index, track_id, where)
-    kept = ~(np.array(rows.crowd, bool) | np.array(rows.ignored, bool))
     tracks = Tracks(
-        frame_index=frame_index[kept],
-        track_id=track_id[kept],
-        detection_row=np.full(int(kept.sum()), -1, np.int32),
-        boxes_xyxy=boxes[kept],
-        scores=np.array(rows.score, np.float32)[kept],
-        class_index=np.array(rows.class_index, np.int16)[kept],
+        frame_index=np.array(rows.frame_index, np.int32),
+        track_id=np.array(ids, np.int64),
+        detection_row=np.full(len(ids), -1, np.int32),
+        boxes_xyxy=boxes,
+        scores=np.array(rows.score, np.float32),
+        class_index=np.array(rows.class_index, np.int16),
+        masks=tuple(rows.shape) if has_masks else None,
     )
-    return tracks, len(kept) - len(tracks)
+    _check_unique(tracks.frame_index, tracks.track_id, where)
+    kept = ~(np.array(rows.crowd, bool) | np.array(rows.ignored, bool))
+    return tracks.select(kept), len(kept) - int(kept.sum())
 
 
 def _read_rows(
@@ -263,15 +177,17 @@ def _read_rows(
     where: str,
     reporter: Reporter,
     dropped_categories: frozenset[str],
+    has_masks: bool,
 ) -> _Rows:
     rows = _Rows()
+    read_shape = _mask_of if has_masks else _corners_of
     for index, frame in enumerate(frames):
         first = len(rows.source_id)
         for label in frame.labels:
             if dropped_categories and _is_dropped(label, dropped_categories):
                 continue
             try:
-                rows.append(index, label, categories)
+                rows.append(index, label, categories, read_shape)
             except ValueError as error:
                 reporter.report(f"{where}, frame {index}", str(error))
         names = rows.source_id[first:]
@@ -299,9 +215,56 @@ def _drop_duplicates(rows: _Rows, first: int, where: str, reporter: Reporter) ->
         column[first:] = [column[row] for row in kept]
 
 
+def _corners_of(label: Mapping[str, Any], source_id: str) -> tuple[Any, Any, Any, Any]:
+    try:
+        corners: tuple[Any, Any, Any, Any] = _CORNERS(label["box2d"])
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"label {source_id!r} has the box2d {label.get('box2d')!r}, expected an object with "
+            "x1, y1, x2, y2"
+        ) from None
+    return corners
+
+
+def _mask_of(label: Mapping[str, Any], source_id: str) -> Rle:
+    rle = label.get("rle")
+    code: Rle | None = None
+    if isinstance(rle, dict) and isinstance(rle.get("counts"), str):
+        size = rle.get("size")
+        if isinstance(size, list) and [type(side) for side in size] == [int, int]:
+            code = {"size": size, "counts": rle["counts"].encode()}
+    if code is None:
+        raise ValueError(
+            f"label {source_id!r} has the rle {str(rle)[:80]}, expected an object with size "
+            "(height, width) and counts, COCO's compressed code"
+        )
+    fault = find_fault(code)
+    if fault is not None:
+        raise ValueError(f"label {source_id!r}: {fault}")
+    return code
+
+
+def _boxes_of(rows: _Rows, where: str, reporter: Reporter, has_masks: bool) -> tuple[Float64, Bool]:
+    """(N, 4) boxes with exclusive edges, and which rows are good."""
+    if not has_masks:
+        return _exclusive_boxes(rows, where, reporter)
+    good = np.ones(len(rows.shape), bool)
+    for row, area in enumerate(mask_areas(rows.shape).tolist()):
+        size, expected = rows.shape[row]["size"], rows.shape[0]["size"]
+        what = f"the mask of label {rows.source_id[row]!r} "
+        if size != expected:
+            what += f"is of an image of {size} pixels (height, width), that of the first label of "
+            reporter.report(f"{where}, frame {rows.frame_index[row]}", what + str(expected))
+        elif area == 0:
+            what += "has no pixel; leave out an object that is not seen"
+            reporter.report(f"{where}, frame {rows.frame_index[row]}", what)
+        good[row] = size == expected and area > 0
+    return mask_boxes(rows.shape), good
+
+
 def _exclusive_boxes(rows: _Rows, where: str, reporter: Reporter) -> tuple[Float64, Bool]:
     """(N, 4) boxes with exclusive edges, and which of them are boxes at all."""
-    corners = rows.corners
+    corners = rows.shape
     try:
         if not set(map(type, chain.from_iterable(corners))) <= {int, float}:
             raise OverflowError
@@ -373,8 +336,3 @@ def _check_unique(frame_index: Any, track_id: Any, where: str) -> None:
     if len(twice):
         row = twice[0]
         raise ValueError(f"{where}, frame {frames[row]}: track id {ids[row]} occurs twice")
-
-
-def _kind(value: Any) -> str:
-    names: dict[type, str] = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return "null" if value is None else names.get(type(value), "a number")

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from datasets.masks import Rle
+
 SCHEMA_VERSION: Final = 1
 """Raised by hand when a column changes; files of another version are rebuilt, never guessed at."""
 
@@ -150,6 +152,8 @@ class Annotations:
     truncated: Bool
     visibility: Float32
     """(N,) in [0, 1], NaN where the benchmark does not say."""
+    masks: tuple[Rle, ...] | None = None
+    """(N,) visible pixels; None where the benchmark has boxes only."""
 
     def __post_init__(self) -> None:
         _check_lengths(self, len(self.frame_index))
@@ -190,6 +194,7 @@ class Annotations:
             occluded=self.occluded[index],
             truncated=self.truncated[index],
             visibility=self.visibility[index],
+            masks=_select_masks(self.masks, index),
         )
 
     def to_table(self, sequence: str) -> pa.Table:
@@ -208,7 +213,7 @@ class Annotations:
             "occluded": self.occluded,
             "truncated": self.truncated,
             "visibility": pa.array(self.visibility, pa.float32(), mask=missing),
-            "mask": pa.nulls(len(self), _RLE),
+            "mask": _mask_column(self.masks, len(self)),
         }
         return pa.table(columns, schema=ANNOTATIONS_SCHEMA)
 
@@ -228,6 +233,7 @@ class Annotations:
             occluded=_numpy(table, "occluded"),
             truncated=_numpy(table, "truncated"),
             visibility=_numpy(table, "visibility").astype(np.float32),
+            masks=_read_masks(table),
         )
 
 
@@ -243,6 +249,8 @@ class Detections:
     class_indices: Int16
     embeddings: npt.NDArray[Any]
     """(N, D) float32, or float16 where that option was taken; D = 0 for detectors without one."""
+    masks: tuple[Rle, ...] | None = None
+    """(N,) masks of a segmentation, disjoint within a frame; None for detectors of boxes."""
 
     def __post_init__(self) -> None:
         _check_lengths(self, len(self.scores), skip=("frame_offsets",))
@@ -276,7 +284,7 @@ class Detections:
             "score": self.scores,
             "class_index": self.class_indices,
             "embedding": _fixed_list(self.embeddings, pa.float16() if half else pa.float32()),
-            "mask": pa.nulls(len(self), _RLE),
+            "mask": _mask_column(self.masks, len(self)),
         }
         table = pa.table(columns, schema=schema)
         return table.replace_schema_metadata({**schema.metadata, _OFFSETS_KEY: offsets})
@@ -295,6 +303,7 @@ class Detections:
             scores=_numpy(table, "score"),
             class_indices=_numpy(table, "class_index"),
             embeddings=_rows(table, "embedding", table.schema.field("embedding").type.list_size),
+            masks=_read_masks(table),
         )
 
 
@@ -310,6 +319,8 @@ class Tracks:
     """(N, 4) original pixels, exclusive edges; float32 of our own, float64 from result files."""
     scores: Float32
     class_index: Int16
+    masks: tuple[Rle, ...] | None = None
+    """(N,) masks, disjoint within a frame; None where only boxes are tracked."""
 
     def __post_init__(self) -> None:
         _check_lengths(self, len(self.track_id))
@@ -331,7 +342,9 @@ class Tracks:
 
     def select(self, rows: npt.NDArray[Any]) -> Self:
         """The rows chosen by a boolean mask or an index array."""
-        return type(self)(**{name: column[rows] for name, column in vars(self).items()})
+        index = np.arange(len(self))[rows]
+        columns = {n: column[index] for n, column in vars(self).items() if n != "masks"}
+        return type(self)(**columns, masks=_select_masks(self.masks, index))
 
     def to_table(self) -> pa.Table:
         """Arrow table in `TRACKS_SCHEMA`: boxes are stored as float32."""
@@ -342,7 +355,7 @@ class Tracks:
             "box": _fixed_list(self.boxes_xyxy.astype(np.float32), pa.float32()),
             "score": self.scores,
             "class_index": self.class_index,
-            "mask": pa.nulls(len(self), _RLE),
+            "mask": _mask_column(self.masks, len(self)),
         }
         return pa.table(columns, schema=TRACKS_SCHEMA)
 
@@ -357,6 +370,7 @@ class Tracks:
             boxes_xyxy=_rows(table, "box", 4),
             scores=_numpy(table, "score"),
             class_index=_numpy(table, "class_index"),
+            masks=_read_masks(table),
         )
 
 
@@ -413,13 +427,28 @@ class Problem:
     """What was found, what was expected, and what to do."""
 
 
+def masks_of(record: Annotations | Detections | Tracks, where: str) -> tuple[Rle, ...]:
+    """(N,) the masks of a record that must have them.
+
+    Raises:
+        ValueError: rows without masks; `where` names their origin.
+    """
+    if record.masks is None and len(record):
+        raise ValueError(f"{where}: holds boxes without masks, expected a mask for each")
+    return record.masks or ()
+
+
 def concatenate(parts: Sequence[Annotations]) -> Annotations:
     """Annotations one behind the other; the caller has put their frames in order."""
-    parts = [Annotations.empty(), *parts]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return Annotations.empty()
     columns: dict[str, Any] = {}
     for name in vars(parts[0]):
         values = [getattr(part, name) for part in parts]
-        if isinstance(values[0], tuple):
+        if values[0] is None:
+            columns[name] = None
+        elif isinstance(values[0], tuple):
             columns[name] = tuple(item for value in values for item in value)
         else:
             columns[name] = np.concatenate(values)
@@ -432,6 +461,20 @@ def _fixed_list(values: npt.NDArray[Any], value_type: pa.DataType) -> pa.FixedSi
     if width == 0:  # Arrow cannot infer the number of rows of zero-wide lists
         return pa.array([[]] * len(values), pa.list_(value_type, 0))
     return pa.FixedSizeListArray.from_arrays(flat, width)
+
+
+def _select_masks(masks: tuple[Rle, ...] | None, index: npt.NDArray[Any]) -> Any:
+    return None if masks is None else tuple(masks[i] for i in index.tolist())
+
+
+def _mask_column(masks: tuple[Rle, ...] | None, length: int) -> pa.Array:
+    return pa.nulls(length, _RLE) if masks is None else pa.array(masks, _RLE)
+
+
+def _read_masks(table: pa.Table) -> tuple[Rle, ...] | None:
+    """All masks or none; of no rows nobody can tell, and there None says that nothing is lost."""
+    column = table["mask"]
+    return None if column.null_count == len(column) else tuple(column.to_pylist())
 
 
 def _numpy(table: pa.Table, column: str) -> npt.NDArray[Any]:
@@ -450,7 +493,7 @@ def _rows(table: pa.Table, column: str, width: int) -> npt.NDArray[Any]:
 
 def _check_lengths(record: object, length: int, skip: tuple[str, ...] = ()) -> None:
     for name, column in vars(record).items():
-        if name not in skip and len(column) != length:
+        if name not in skip and column is not None and len(column) != length:
             raise ValueError(
                 f"{type(record).__name__}.{name} has {len(column)} rows, the others have {length}"
             )

@@ -104,9 +104,9 @@ def write_synthetic_bdd100k(root: Path, config: SyntheticConfig) -> None:
         ValueError: `root` exists and is not a folder that this function wrote.
     """
     marker = {"version": VERSION, "config": asdict(config)}
-    if _read_marker(root) == marker:
+    if read_marker(root) == marker:
         return
-    _refuse_foreign(root)
+    refuse_foreign(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as name:
         partial = Path(name) / "new"
@@ -172,7 +172,7 @@ def plan_sequence(
     )
 
 
-def _read_marker(root: Path) -> Mapping[str, Any] | None:
+def read_marker(root: Path) -> Mapping[str, Any] | None:
     path = root / MARKER
     if not path.is_file():
         return None
@@ -180,7 +180,7 @@ def _read_marker(root: Path) -> Mapping[str, Any] | None:
     return found
 
 
-def _refuse_foreign(root: Path) -> None:
+def refuse_foreign(root: Path) -> None:
     is_foreign = root.exists() and not (root.is_dir() and (root / MARKER).is_file())
     if is_foreign and not (root.is_dir() and not any(root.iterdir())):
         raise ValueError(

@@ -185,6 +185,7 @@ def plan_scene(
     objects_per_frame: float,
     kinds: tuple[str, ...] = (),
     with_wall: bool = False,
+    users: tuple[str, ...] = tuple(ROAD_USERS),
 ) -> Scene:
     """Invent one scene.
 
@@ -196,6 +197,7 @@ def plan_scene(
         objects_per_frame: road users inside the frame on average, hidden ones included.
         kinds: members of `KINDS` that take part in any case.
         with_wall: a wall passes close by and hides everything for about three frames.
+        users: classes of `ROAD_USERS` that the others are of, in the proportion of their shares.
     """
     weather, time_of_day, gain, exponent = _LIGHTS[generator.integers(len(_LIGHTS))]
     turn = generator.uniform(10, 30)
@@ -214,7 +216,7 @@ def plan_scene(
         exponent=exponent,
         seed=int(generator.integers(2**31)),
     )
-    actors = _road_users(generator, empty, objects_per_frame, list(kinds))
+    actors = _road_users(generator, empty, objects_per_frame, list(kinds), users)
     actors += _scenery(generator, empty)
     if with_wall:
         actors.append(_wall(generator, empty))
@@ -226,13 +228,17 @@ def plan_scene(
 
 
 def _road_users(
-    generator: np.random.Generator, scene: Scene, objects_per_frame: float, kinds: list[str]
+    generator: np.random.Generator,
+    scene: Scene,
+    objects_per_frame: float,
+    kinds: list[str],
+    users: tuple[str, ...],
 ) -> list[Actor]:
-    classes, shares = list(ROAD_USERS), np.array([share for share, _, _ in ROAD_USERS.values()])
+    shares = np.array([ROAD_USERS[user][0] for user in users])
     actors: list[Actor] = []
     presence = 0
     while kinds or presence < objects_per_frame * scene.num_frames:
-        kind = kinds.pop() if kinds else str(generator.choice(classes, p=shares / shares.sum()))
+        kind = kinds.pop() if kinds else str(generator.choice(users, p=shares / shares.sum()))
         relatives = [actor for actor in actors if actor.category == kind]
         look = random_look(generator)
         start = generator.uniform(0, scene.num_frames - 1)

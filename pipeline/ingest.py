@@ -141,7 +141,9 @@ def _raw_files(source: SequenceSource) -> Iterator[str]:
     if source.video:
         yield source.video
     if source.labels:
-        yield source.labels
+        labels = Path(source.labels)
+        # A folder is one label file per frame.
+        yield from map(str, labels.iterdir()) if labels.is_dir() else [source.labels]
 
 
 def _with_options(source: SequenceSource, config: DataConfig) -> SequenceSource:

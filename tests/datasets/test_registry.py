@@ -12,7 +12,10 @@ from datasets.registry import BENCHMARKS
 
 
 def test_names() -> None:
-    assert list(BENCHMARKS) == ["bdd100k", "mot15", "mot17", "mot20"]
+    assert list(BENCHMARKS) == [
+        *("bdd100k", "mot15", "mot17", "mot20"),
+        *("kitti_mots", "apollo_mots", "mots_challenge", "bdd100k_mots", "kins"),
+    ]
     assert all(name == benchmark.name for name, benchmark in BENCHMARKS.items())
 
 

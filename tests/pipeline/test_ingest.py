@@ -253,7 +253,7 @@ def test_grouping_stills_leaves_sequences_alone(data_root: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"benchmark": "kitti"}, "benchmark is 'kitti', expected one of bdd100k, mot15"),
+        ({"benchmark": "kitti"}, "benchmark is 'kitti', expected one of apollo_mots, bdd100k"),
         ({"train_splits": ()}, "train_splits is empty"),
         ({"jpeg_quality": 0}, "jpeg_quality is 0"),
     ],
