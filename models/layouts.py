@@ -1,21 +1,23 @@
 """State keys of published releases, and how they are called here.
 
 A layout is a list of patterns; a key that no pattern takes is an error, and so is a name of ours
-that no key filled. Values never change: both releases keep the background last, the deltas of a
-class together and the (channel, row, column) order of flattened features, as we do.
+that no key filled. Values never change: both releases of QDTrack keep the background last, the
+deltas of a class together and the (channel, row, column) order of flattened features, as we do.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, get_args
+from itertools import product
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from models.backbones.resnet import BOTTLENECK_DEPTHS, STAGE_BLOCKS
-from models.registry import build_model
+from models.pointtrack.layout import OFFICIAL_KEYS
+from models.registry import build_model, model_of_layout
 
-Layout = Literal["mmdet", "vis4d"]
+Layout = Literal["mmdet", "vis4d", "spatial_embedding", "pointtrack"]
 LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
 
 COUNTER_SUFFIX: Final = ".num_batches_tracked"
@@ -64,7 +66,35 @@ _VIS4D: Final = (
     (r"qdtrack_head\.similarity_head\.fc_embed\.(weight|bias)", r"embedding_head.output.\1"),
 )
 
-_PATTERNS: Final = {"mmdet": _MMDET, "vis4d": _VIS4D}
+_ERFNET_BLOCKS: Final = (
+    (r"encoder\.initial_block", r"encoder.stem"),
+    (r"encoder\.layers\.(?P<block>\d+)", r"encoder.blocks.\g<block>"),
+    (r"decoders\.0\.layers\.(?P<block>\d+)", r"shape_decoder.blocks.\g<block>"),
+    (r"decoders\.1\.layers\.(?P<block>\d+)", r"seed_decoder.blocks.\g<block>"),
+)
+_ERFNET_LAYERS: Final = (
+    (r"conv\.(?P<value>\w+)", r"conv.\g<value>"),
+    (r"conv3x1_(?P<half>[12])\.(?P<value>\w+)", r"vertical\g<half>.\g<value>"),
+    (r"conv1x3_(?P<half>[12])\.(?P<value>\w+)", r"horizontal\g<half>.\g<value>"),
+    (r"bn(?P<half>[12]?)\.(?P<value>\w+)", r"norm\g<half>.\g<value>"),
+)
+
+_SPATIAL_EMBEDDING: Final = (
+    (r"encoder\.output_conv\.(weight|bias)", r"encoder.unused_output.\1"),
+    (r"decoders\.0\.output_conv\.(weight|bias)", r"shape_decoder.output.\1"),
+    (r"decoders\.1\.output_conv\.(weight|bias)", r"seed_decoder.output.\1"),
+    *(
+        (rf"{block}\.{layer}", f"{our_block}.{our_layer}")
+        for (block, our_block), (layer, our_layer) in product(_ERFNET_BLOCKS, _ERFNET_LAYERS)
+    ),
+)
+
+_PATTERNS: Final = {
+    "mmdet": _MMDET,
+    "vis4d": _VIS4D,
+    "spatial_embedding": _SPATIAL_EMBEDDING,
+    "pointtrack": tuple((re.escape(key), name) for key, name in OFFICIAL_KEYS.items()),
+}
 
 
 def rename_keys(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -95,15 +125,18 @@ def rename_keys(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, T
     return renamed
 
 
-def expected_names(renamed: Mapping[str, Tensor]) -> list[str]:
-    """State names of the published model whose backbone is as deep as the one in `renamed`.
+def expected_names(renamed: Mapping[str, Tensor], layout: Layout) -> list[str]:
+    """State names of the layout's model; QDTrack's backbone is as deep as the one in `renamed`.
 
     Raises:
         ValueError: the blocks of the backbone are those of no known depth.
     """
-    depth = _backbone_depth(renamed)
+    name = model_of_layout(layout)
+    config: dict[str, Any] = {}
+    if name == "qdtrack_frcnn":
+        config = {"detector": {"backbone": {"depth": _backbone_depth(renamed)}}}
     with torch.device("meta"):
-        model = build_model("qdtrack_frcnn", detector={"backbone": {"depth": depth}})
+        model = build_model(name, layout=layout, **config)
     return list(model.state_dict())
 
 

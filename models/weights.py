@@ -12,7 +12,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, cast, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
 
 import numpy as np
 import torch
@@ -24,16 +35,21 @@ from models.backbones.resnet import ResNet
 from models.config_io import config_from_dict, config_to_dict
 from models.layouts import COUNTER_SUFFIX, LAYOUTS, Layout, expected_names, list_names, rename_keys
 from models.qdtrack.config import QDTrackConfig
-from models.qdtrack.model import QDTrack
+from models.registry import MODELS, name_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT_VERSION: Final = 1
 """Raised by hand when what the metadata says changes its meaning."""
 
-Origin = Literal["quasar", "mmdet", "vis4d"]
-"""Who trained the weights: this project, or the code base whose layout they were converted from."""
+Origin = Literal["quasar", "mmdet", "vis4d", "pointtrack"]
+"""Who trained the weights: this project, or the code base whose release they were converted from;
+PointTrack released both a `spatial_embedding` and a `pointtrack` network."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _METADATA_KEY: Final = "quasar_weights"
-_MODEL_NAME: Final = "qdtrack_frcnn"
 _CLASSIFIER: Final = "detector.roi_head.class_logits.weight"
 _CONVERT_HINT: Final = (
     "a checkpoint of another code base is converted once with `python -m jobs.import_weights`"
@@ -48,31 +64,35 @@ class WeightsMetadata:
     """Name of the model in `models.registry`."""
     origin: Origin
     """Who trained the weights."""
-    config: QDTrackConfig
-    """The complete config: input, detector conventions, heads, classes in order."""
+    config: "DataclassInstance"
+    """The complete config, of the class that belongs to the model: all conventions, and what the
+    model finds."""
 
 
-class LoadedWeights(NamedTuple):
+class LoadedWeights(NamedTuple, Generic[Network]):
     """A model with its weights, and what the file says of it."""
 
-    model: QDTrack
+    model: Network
     metadata: WeightsMetadata
 
 
-def save_weights(path: str | Path, model: QDTrack, *, origin: Origin = "quasar") -> None:
+def save_weights(path: str | Path, model: nn.Module, *, origin: Origin = "quasar") -> None:
     """Write the model's weights and complete config; the file appears whole or not at all.
 
     Args:
         path: of the file, usually ending in .safetensors; its folder must exist.
-        model: on any device.
+        model: one of `models.registry`, on any device.
         origin: who trained the weights.
+
+    Raises:
+        ValueError: a model that the registry does not have.
     """
     path = Path(path)
     header = {
         "version": FORMAT_VERSION,
-        "model": _MODEL_NAME,
+        "model": name_of(model),
         "origin": origin,
-        "config": config_to_dict(model.config),
+        "config": config_to_dict(cast("DataclassInstance", model.config)),
     }
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
@@ -87,20 +107,36 @@ def save_weights(path: str | Path, model: QDTrack, *, origin: Origin = "quasar")
         temporary.unlink(missing_ok=True)
 
 
-def load_weights(path: str | Path) -> LoadedWeights:
+@overload
+def load_weights(path: str | Path) -> LoadedWeights[Any]: ...
+@overload
+def load_weights(path: str | Path, network: type[Network]) -> LoadedWeights[Network]: ...
+def load_weights(path: str | Path, network: type[nn.Module] | None = None) -> LoadedWeights[Any]:
     """Build the model that the file describes and fill it, on the CPU in evaluation mode.
 
+    Args:
+        path: of the file.
+        network: the only class of model that the caller can use; any, if left out.
+
     Raises:
-        ValueError: not a safetensors file, no or incomplete metadata of ours, or tensors that are
-            not exactly those of the config.
+        ValueError: not a safetensors file, no or incomplete metadata of ours, tensors that are
+            not exactly those of the config, or weights of another model than `network`.
         FileNotFoundError: no such file.
     """
     metadata = read_metadata(path)
+    kind = MODELS[metadata.model]
+    if network is not None and network is not kind.network:
+        names = [name for name, other in MODELS.items() if other.network is network]
+        raise ValueError(
+            f"{path}: weights of the model {metadata.model!r}, expected those of "
+            f"{' or '.join(map(repr, names))}"
+        )
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    _check_class_count(state, metadata.config, where=str(path))
+    if isinstance(metadata.config, QDTrackConfig):
+        _check_class_count(state, metadata.config, where=str(path))
     with torch.device("meta"):  # no random weights that are thrown away, and no random numbers used
-        model = QDTrack(metadata.config)
+        model = kind.network(metadata.config)
     _check_state(state, model.state_dict(), where=str(path))
     model.load_state_dict(state, strict=True, assign=True)
     return LoadedWeights(model.eval(), metadata)
@@ -127,14 +163,15 @@ def read_metadata(path: str | Path) -> WeightsMetadata:
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """The tensors of a published QDTrack on Faster R-CNN under our names, values unchanged.
+    """The tensors of a published model under our names, values unchanged.
 
     Batch norms' step counters (`num_batches_tracked`) may be absent, as in old checkpoints; they
     are then 0, which nothing reads in a published model. Everything else must be complete.
 
     Args:
         state_dict: of the checkpoint, with or without the prefixes of training wrappers.
-        layout: "mmdet" (the key layouts of 2021 and 2022 are told apart) or "vis4d".
+        layout: "mmdet" (the key layouts of 2021 and 2022 are told apart) or "vis4d", both of
+            QDTrack on Faster R-CNN, "spatial_embedding" or "pointtrack".
 
     Raises:
         ValueError: an unknown layout, keys that the layout does not have, or keys that are
@@ -143,7 +180,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], layout: Layout) -> dict
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     converted = rename_keys(state_dict, layout)
-    names = expected_names(converted)
+    names = expected_names(converted, layout)
     unused = [name for name in converted if name not in set(names)]
     _fill_counters(converted, names)
     missing = [name for name in names if name not in converted]
@@ -158,9 +195,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], layout: Layout) -> dict
 def read_foreign_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """State of a checkpoint written by `torch.save`, without running any code it may hold.
 
-    The file may hold the state itself or a dictionary with an entry `state_dict`; everything else
-    in it (optimiser, meta) is dropped. Only tensors, plain containers, numbers, strings and NumPy
-    values are ever built.
+    The file may hold the state itself or a dictionary with an entry `state_dict` or
+    `model_state_dict`; everything else in it (optimiser, meta) is dropped. Only tensors, plain
+    containers, numbers, strings and NumPy values are ever built.
 
     Raises:
         ValueError: the file asks for anything else (it is named), is broken, or holds no state.
@@ -176,11 +213,11 @@ def read_foreign_checkpoint(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever the unpickler stumbles over in bytes that are no pickle
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: a damaged file, or no checkpoint at all ({reason})") from error
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    state = _find_state(checkpoint)
     if not isinstance(state, dict) or not state:
         raise ValueError(
             f"{path}: holds {type(checkpoint).__name__}, expected a state dictionary or a "
-            "dictionary with an entry 'state_dict'"
+            "dictionary with an entry 'state_dict' or 'model_state_dict'"
         )
     strange = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
@@ -236,19 +273,26 @@ def _parse_header(text: str, *, where: str) -> WeightsMetadata:
             f"{where}: weights of format version {header['version']}, expected {FORMAT_VERSION}: "
             "write them again with this version of the project"
         )
-    if header["model"] != _MODEL_NAME or header["origin"] not in get_args(Origin):
+    if header["model"] not in list(MODELS) or header["origin"] not in get_args(Origin):
         raise ValueError(
             f"{where}: model {header['model']!r} of origin {header['origin']!r}, expected "
-            f"{_MODEL_NAME!r} of origin {', '.join(get_args(Origin))}"
+            f"{' or '.join(map(repr, MODELS))} of origin {', '.join(get_args(Origin))}"
         )
+    name = str(header["model"])
     try:
-        config = config_from_dict(QDTrackConfig, header["config"])
+        config = config_from_dict(MODELS[name].config, header["config"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     # A field left out would silently take today's default.
     if config_to_dict(config) != header["config"]:
         raise ValueError(f"{where}: the config in its metadata is not complete")
-    return WeightsMetadata(model=_MODEL_NAME, origin=cast(Origin, header["origin"]), config=config)
+    return WeightsMetadata(model=name, origin=cast(Origin, header["origin"]), config=config)
+
+
+def _find_state(checkpoint: object) -> object:
+    if not isinstance(checkpoint, dict):
+        return None
+    return checkpoint.get("state_dict", checkpoint.get("model_state_dict", checkpoint))
 
 
 def _check_class_count(state: Mapping[str, Tensor], config: QDTrackConfig, *, where: str) -> None:
