@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from models.masks import FrameMasks, SequenceMasks
 from models.tracking import (
     Float32,
     FrameDetections,
@@ -35,6 +36,8 @@ class PreparedFrame(NamedTuple):
     """(N, N) IoU of each with every one before it; 0 on and above the diagonal."""
     best_overlap: Float32
     """(N,) greatest of these."""
+    masks: FrameMasks | None = None
+    """(N,) in this order; None where there are boxes only."""
 
 
 Prepare = Callable[[FrameDetections], PreparedFrame]
@@ -61,6 +64,18 @@ def prepare_as_given(detections: FrameDetections) -> PreparedFrame:
     earlier_iou = _overlap_with_earlier(detections.boxes_xyxy)
     earlier_iou *= classes[:, None] == classes
     return PreparedFrame(np.arange(len(classes)), detections, earlier_iou, _greatest(earlier_iou))
+
+
+def prepare_in_order(detections: FrameDetections) -> PreparedFrame:
+    """In the order given, for trackers of masks: how boxes overlap in a frame is not asked."""
+    count = len(detections.scores)
+    nothing = np.zeros((count, count), np.float32)
+    return PreparedFrame(np.arange(count), detections, nothing, _greatest(nothing))
+
+
+def prepare_boxes_in_order(detections: FrameDetections) -> PreparedFrame:
+    """The same for trackers that look at no embedding; boxes take less room in its place."""
+    return prepare_in_order(detections._replace(features=detections.boxes_xyxy))
 
 
 def remove_duplicates(
@@ -124,10 +139,17 @@ class PreparedSequence:
     0: crowded frames have thousands of cells and some dozens of pairs."""
     pair_iou: Float32
     """(P,)."""
+    masks: SequenceMasks | None = None
+    """(N,) in the order given, unlike the columns above; None where there are boxes only."""
 
     @property
     def num_frames(self) -> int:
         return len(self.frame_offsets) - 1
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """All that it consists of."""
+        columns = [value for name, value in vars(self).items() if name != "masks"]
+        return columns if self.masks is None else [*columns, *vars(self.masks).values()]
 
     def frame(self, frame_index: int) -> PreparedFrame | None:
         """Views of one frame; None where it has no detections."""
@@ -148,6 +170,7 @@ class PreparedSequence:
             ),
             earlier_iou.reshape(count, count),
             self.best_overlap[start:stop],
+            None if self.masks is None else self.masks.frame(frame_index, self.rows[start:stop]),
         )
 
     @classmethod
@@ -159,6 +182,7 @@ class PreparedSequence:
         scores: npt.NDArray[Any],
         class_indices: npt.NDArray[Any],
         features: npt.NDArray[Any],
+        masks: SequenceMasks | None = None,
     ) -> Self:
         """Prepare every frame of a sequence.
 
@@ -169,6 +193,7 @@ class PreparedSequence:
             scores: (N,).
             class_indices: (N,).
             features: (N, D) embeddings; `prepare` may put something else in their place.
+            masks: (N,).
 
         Raises:
             ValueError: detections that no tracker can take; names the frame.
@@ -201,6 +226,7 @@ class PreparedSequence:
             pair_offsets=np.cumsum(counts),
             pair_cells=_joined(cells, np.int32),
             pair_iou=_joined(ious, np.float32),
+            masks=masks,
         )
 
 

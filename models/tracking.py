@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -79,16 +80,16 @@ def check_detections(
     classes = np.asarray(class_indices)
     features = np.asarray(embeddings, np.float32)
     num_boxes = len(boxes)
-    _check_rows(frame_index, "scores", score_column, num_boxes, num_axes=1)
-    _check_rows(frame_index, "class_indices", classes, num_boxes, num_axes=1)
-    _check_rows(frame_index, "embeddings", features, num_boxes, num_axes=2)
+    check_rows(frame_index, "scores", score_column, num_boxes, num_axes=1)
+    check_rows(frame_index, "class_indices", classes, num_boxes, num_axes=1)
+    check_rows(frame_index, "embeddings", features, num_boxes, num_axes=2)
     if num_boxes and classes.dtype.kind not in "iu":
         raise ValueError(
             f"frame {frame_index}: class_indices has type {classes.dtype}, expected integers"
         )
-    _check_finite(frame_index, "boxes_xyxy", boxes)
-    _check_finite(frame_index, "scores", score_column)
-    _check_finite(frame_index, "embeddings", features)
+    check_finite(frame_index, "boxes_xyxy", boxes)
+    check_finite(frame_index, "scores", score_column)
+    check_finite(frame_index, "embeddings", features)
     return FrameDetections(boxes, score_column, classes.astype(np.int32, copy=False), features)
 
 
@@ -218,11 +219,7 @@ class TrackMemory:
             ValueError: a frame that does not come after the last one, or another width than
                 before.
         """
-        if self._last_frame is not None and frame_index <= self._last_frame:
-            raise ValueError(
-                f"frame {frame_index}: comes after frame {self._last_frame}; frames must ascend, "
-                "and every sequence needs a tracker of its own"
-            )
+        check_ascends(frame_index, self._last_frame)
         width, known_width = features.shape[1], self._features.shape[1]
         if len(features) and width == 0:
             raise ValueError(
@@ -311,6 +308,19 @@ class TrackMemory:
         )
 
 
+def check_ascends(frame_index: int, last_frame: int | None) -> None:
+    """Refuse a frame that does not come after the last one, if there was one.
+
+    Raises:
+        ValueError: names both.
+    """
+    if last_frame is not None and frame_index <= last_frame:
+        raise ValueError(
+            f"frame {frame_index}: comes after frame {last_frame}; frames must ascend, and every "
+            "sequence needs a tracker of its own"
+        )
+
+
 def check_share(name: str, value: float) -> None:
     """Refuse a config field outside [0, 1].
 
@@ -341,15 +351,14 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
 
 
-def _grown(column: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
-    larger = np.empty((capacity, *column.shape[1:]), column.dtype)
-    larger[: len(column)] = column
-    return larger
-
-
-def _check_rows(
+def check_rows(
     frame_index: int, name: str, array: npt.NDArray[Any], num_boxes: int, *, num_axes: int
 ) -> None:
+    """Refuse a column of another length or with another number of axes than expected.
+
+    Raises:
+        ValueError: names the frame and the column.
+    """
     if array.ndim != num_axes or len(array) != num_boxes:
         expected = "(N,)" if num_axes == 1 else "(N, D)"
         raise ValueError(
@@ -358,7 +367,12 @@ def _check_rows(
         )
 
 
-def _check_finite(frame_index: int, name: str, array: Float32) -> None:
+def check_finite(frame_index: int, name: str, array: Float32) -> None:
+    """Refuse numbers that are not finite.
+
+    Raises:
+        ValueError: names the frame, the column and the first such row.
+    """
     finite = np.isfinite(array)
     if not finite.all():
         place = tuple(np.argwhere(~finite)[0].tolist())
@@ -366,3 +380,9 @@ def _check_finite(frame_index: int, name: str, array: Float32) -> None:
             f"frame {frame_index}: {name} holds {array[place]} in row {place[0]}, expected "
             "finite numbers"
         )
+
+
+def _grown(column: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
+    larger = np.empty((capacity, *column.shape[1:]), column.dtype)
+    larger[: len(column)] = column
+    return larger

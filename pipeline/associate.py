@@ -1,14 +1,19 @@
 """From detections to tracks: one fresh tracker goes through the frames of one sequence."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
 
+from datasets.masks import Rle
 from datasets.schema import Detections, Tracks
+from models.baselines.mask_overlap import MaskOverlapConfig, MaskOverlapSequenceTracker
 from models.baselines.motion import MotionConfig, MotionTracker
 from models.baselines.overlap import OverlapConfig, OverlapTracker
 from models.config_io import config_to_dict
+from models.masks import GivenMasks, SequenceMasks
+from models.pointtrack.association import PointSequenceTracker, PointTrackerConfig
 from models.prepared import Prepare, PreparedFrame, PreparedSequence
 from models.qdtrack.association import (
     QuasiDenseTracker,
@@ -27,8 +32,14 @@ VERSION: Final = 1
 TRACKS_FILE: Final = "tracks.parquet"
 DETECTIONS_FILE: Final = "detections.arrow"
 
-AssociationConfig = TrackerConfig | TaoTrackerConfig | OverlapConfig | MotionConfig
-"""Chosen by its field `kind`: quasi_dense, tao, overlap, sort, bytetrack or ocsort."""
+MaskTrackerConfig = PointTrackerConfig | MaskOverlapConfig
+"""Of the trackers that compare masks."""
+
+AssociationConfig = (
+    TrackerConfig | TaoTrackerConfig | OverlapConfig | MotionConfig | MaskTrackerConfig
+)
+"""Chosen by its field `kind`: quasi_dense, tao, overlap, sort, bytetrack, ocsort, point or
+mask_overlap."""
 
 
 def associate(detections: Artefact, config: AssociationConfig, *, num_workers: int = 1) -> Artefact:
@@ -126,6 +137,10 @@ def build_tracker(config: AssociationConfig) -> Tracker:
         return TaoTracker(config)
     if isinstance(config, OverlapConfig):
         return OverlapTracker(config)
+    if isinstance(config, PointTrackerConfig):
+        return PointSequenceTracker(config)
+    if isinstance(config, MaskOverlapConfig):
+        return MaskOverlapSequenceTracker(config)
     return MotionTracker(config)
 
 
@@ -136,12 +151,14 @@ def update_tracker(
     scores: Any,
     class_indices: Any,
     embeddings: Any,
+    masks: Sequence[Rle] | None = None,
 ) -> tuple[Int64, Float32]:
     """Take a tracker one frame further, by the rules that hold for every sequence.
 
     A frame without detections does not reach the tracker, as in the published models: nothing ages
     there but the distance between frame numbers. A tracker that goes on by motion makes up for the
-    frames left out when it is called next.
+    frames left out when it is called next, and one that compares masks forgets by frame numbers
+    before it looks at a frame, so that neither can tell.
 
     Returns:
         int64 (N,) track ids, -1 where none is published, and float32 (N,) scores: the detector's,
@@ -153,7 +170,10 @@ def update_tracker(
     if len(scores) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     checked = check_detections(frame_index, boxes_xyxy, scores, class_indices, embeddings)
-    track_ids = tracker.step(frame_index, tracker.prepare(checked))
+    frame = tracker.prepare(checked)
+    if masks is not None:
+        frame = frame._replace(masks=GivenMasks.of([masks[row] for row in frame.rows.tolist()]))
+    track_ids = tracker.step(frame_index, frame)
     if isinstance(tracker, TaoTracker):
         return track_ids, tracker.smoothed_scores
     return track_ids, checked.scores
@@ -164,12 +184,14 @@ def associate_sequence(detections: Detections, config: AssociationConfig) -> Tra
 
     Args:
         detections: of one sequence; the embeddings may be float16, and must be present unless the
-            tracker works by overlap or motion.
+            tracker works by overlap or motion. Masks are carried along, whatever the tracker
+            looks at.
         config: chooses the tracker and its settings.
 
     Returns:
         The detections with an identity, by frame and then in the detector's order; ids are
-        consecutive from 0. See `update_tracker` for empty frames and scores.
+        consecutive from 0 and unique over the classes. See `update_tracker` for empty frames and
+        scores.
 
     Raises:
         ValueError: detections that no tracker can take (values that are not finite, no
@@ -179,8 +201,28 @@ def associate_sequence(detections: Detections, config: AssociationConfig) -> Tra
     return replay(tracker, prepare_sequence(detections, tracker))
 
 
-def prepare_sequence(detections: Detections, tracker: Tracker) -> PreparedSequence:
-    """What all trackers of this kind need of a sequence, whatever their settings."""
+def prepare_sequence(
+    detections: Detections, tracker: Tracker, *, mask_window_frames: int = 0
+) -> PreparedSequence:
+    """What all trackers of this kind need of a sequence, whatever their settings.
+
+    Args:
+        detections: of the sequence.
+        tracker: of that kind.
+        mask_window_frames: how far back masks are compared now, for trackers that compare them:
+            worth it only where the sequence is replayed several times, and no result depends on it.
+
+    Raises:
+        ValueError: detections that no tracker can take; names the frame.
+    """
+    masks = None
+    if detections.masks is not None:
+        masks = SequenceMasks.of(
+            detections.masks,
+            detections.frame_offsets,
+            detections.class_indices,
+            mask_window_frames if isinstance(tracker.config, MaskTrackerConfig) else 0,
+        )
     return PreparedSequence.of(
         tracker.prepare,
         detections.frame_offsets,
@@ -188,6 +230,7 @@ def prepare_sequence(detections: Detections, tracker: Tracker) -> PreparedSequen
         detections.scores,
         detections.class_indices,
         detections.embeddings,
+        masks,
     )
 
 
@@ -220,4 +263,5 @@ def replay(tracker: Tracker, sequence: PreparedSequence) -> Tracks:
         boxes_xyxy=sequence.boxes_xyxy[source],
         scores=scores[kept],
         class_index=sequence.class_indices[source].astype(np.int16),
+        masks=None if sequence.masks is None else sequence.masks.codes(kept),
     )

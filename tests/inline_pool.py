@@ -19,7 +19,7 @@ class _Held(ReplayData):
         super().__init__(protocol, {})
         self._held = held
         for sequence in held.values():
-            for array in vars(sequence.detections).values():
+            for array in sequence.detections.arrays():
                 array.setflags(write=False)
 
     def sequences(self, names: Sequence[str]) -> list[ReplaySequence]:

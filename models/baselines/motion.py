@@ -23,6 +23,7 @@ from models.tracking import (
     NO_IDENTITY,
     FrameDetections,
     Int64,
+    check_ascends,
     check_detections,
     check_frames,
     check_share,
@@ -218,11 +219,7 @@ class MotionTracker:
 
     def _skip_frames_before(self, frame_index: int) -> None:
         last = self._last_frame
-        if last is not None and frame_index <= last:
-            raise ValueError(
-                f"frame {frame_index}: comes after frame {last}; frames must ascend, and every "
-                "sequence needs a tracker of its own"
-            )
+        check_ascends(frame_index, last)
         num_skipped = 0 if last is None else frame_index - last - 1
         for tracker in self._trackers.values():
             for _ in range(num_skipped):

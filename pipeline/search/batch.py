@@ -10,7 +10,7 @@ from typing import Any, Final
 from models.config_io import config_to_dict
 from pipeline.associate import AssociationConfig
 from pipeline.evaluate import tabulate
-from pipeline.leaderboard import LESS_IS_BETTER, headline_numbers
+from pipeline.leaderboard import headline_numbers, less_is_better
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.search.proposals import Proposal
 from pipeline.search.rungs import promoted
@@ -216,7 +216,7 @@ def _prune(
     reached |= {trial.number: dict(trial.rungs) for trial in mates}
     scores = {number: rungs[size] for number, rungs in reached.items() if size in rungs}
     before = [trial.rungs[size] for trial in earlier if size in trial.rungs]
-    maximise = plan.objectives[0] not in LESS_IS_BETTER
+    maximise = not less_is_better(plan.objectives[0])
     kept = promoted(scores, before, maximise=maximise)
     for trial in trials:
         trial.is_pruned = trial.number > 0 and trial.number in scores and trial.number not in kept

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Final
 
-from pipeline.config import ExperimentConfig
+from pipeline.config import RecipeConfig
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.overrides import apply_overrides
 from pipeline.progress import Progress, Say
@@ -33,7 +33,7 @@ class Search:
 
     def __init__(
         self,
-        config: ExperimentConfig,
+        config: RecipeConfig,
         options: SweepOptions,
         study: Study,
         record: SweepRecord,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.search_space import Dimension
-from pipeline.leaderboard import LESS_IS_BETTER
+from pipeline.leaderboard import less_is_better
 from pipeline.search.proposals import can_prune
 
 
@@ -51,7 +51,7 @@ class SweepOptions:
     @property
     def directions(self) -> tuple[str, ...]:
         """Of the objectives, in Optuna's words."""
-        return tuple("minimize" if n in LESS_IS_BETTER else "maximize" for n in self.objectives)
+        return tuple("minimize" if less_is_better(n) else "maximize" for n in self.objectives)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from models.search_space import Choices, Dimension
 from pipeline import page_tables as tables
-from pipeline.leaderboard import COUNTS, LESS_IS_BETTER, Number, format_number
+from pipeline.leaderboard import Number, format_number, is_count, less_is_better
 from pipeline.page import document, figure
 from pipeline.search.charts import field_name, format_setting, reached, sweep_charts
 from pipeline.search.importance import MIN_TRIALS, comparable_scores
@@ -116,7 +116,7 @@ def _scores(best: Best, own: Mapping[str, Number], objectives: Sequence[str]) ->
     lines = []
     for name in names:
         values = [_finite(found.get(name)) for found in (own, *(found for _, found in best))]
-        sign = -1.0 if name in LESS_IS_BETTER else 1.0
+        sign = -1.0 if less_is_better(name) else 1.0
         known = [sign * value for value in values if value is not None]
         top = max(known) if len(set(known)) > 1 else None
         cells = [
@@ -138,7 +138,7 @@ def _difference(name: str, value: Number, own: Number) -> str:
     if value is None or own is None or value == own:
         return ""
     difference = value - own
-    text = f"{difference:+.0f}" if name in COUNTS else f"{difference:+.2f}"
+    text = f"{difference:+.0f}" if is_count(name) else f"{difference:+.2f}"
     return f"<small>{text}</small>"
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Self
 
-from pipeline.config import ExperimentConfig
+from pipeline.config import RecipeConfig
 from pipeline.runlog import ProcessRun, RunLog
 from pipeline.runlog_address import RunLogError, check_tracking
 from pipeline.search.options import SweepOptions, SweepPlaces
@@ -26,7 +26,7 @@ class SweepRecord:
 
     def __init__(
         self,
-        config: ExperimentConfig,
+        config: RecipeConfig,
         inputs: Mapping[str, Artefact],
         options: SweepOptions,
         places: SweepPlaces,

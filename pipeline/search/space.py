@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from models.config_io import KIND_FIELD
 from models.search_space import Choices, Dimension, Interval, declared_dimensions
-from pipeline.config import ExperimentConfig
+from pipeline.config import RecipeConfig
 from pipeline.overrides import apply_overrides, flatten
 
 SEARCHED: Final = "association"
@@ -32,7 +32,7 @@ class SpaceError(ValueError):
     """A search space that cannot be searched; the message names the path."""
 
 
-def default_space(config: ExperimentConfig) -> dict[str, Dimension]:
+def default_space(config: RecipeConfig) -> dict[str, Dimension]:
     """What the fields of the config's tracker declare.
 
     Raises:
@@ -47,7 +47,7 @@ def default_space(config: ExperimentConfig) -> dict[str, Dimension]:
     return {f"{SEARCHED}.{name}": dimension for name, dimension in declared.items()}
 
 
-def parse_space(texts: Iterable[str], config: ExperimentConfig) -> dict[str, Dimension]:
+def parse_space(texts: Iterable[str], config: RecipeConfig) -> dict[str, Dimension]:
     """A space from `path=values` texts of a command line, checked against the config.
 
     Raises:
@@ -75,7 +75,7 @@ def parse_space(texts: Iterable[str], config: ExperimentConfig) -> dict[str, Dim
     return space
 
 
-def own_settings(space: Mapping[str, Dimension], config: ExperimentConfig) -> Settings:
+def own_settings(space: Mapping[str, Dimension], config: RecipeConfig) -> Settings:
     """The config's own values of what is searched."""
     values = flatten(config)
     return {path: values[path] for path in space}
@@ -110,7 +110,7 @@ def is_whole(dimension: Interval) -> bool:
     return isinstance(dimension.low, int)
 
 
-def _check_path(path: str, config: ExperimentConfig) -> None:
+def _check_path(path: str, config: RecipeConfig) -> None:
     known = flatten(config)
     if path in known and path.startswith(f"{SEARCHED}.") and not path.endswith(f".{KIND_FIELD}"):
         return
@@ -128,7 +128,7 @@ def _check_path(path: str, config: ExperimentConfig) -> None:
         raise SpaceError(f"--space {path}: {error}") from error
 
 
-def _parse_dimension(text: str, path: str, config: ExperimentConfig) -> Dimension:
+def _parse_dimension(text: str, path: str, config: RecipeConfig) -> Dimension:
     if ":" not in text:
         values = tuple(_read(path, value.strip(), config) for value in text.split(","))
         return Choices(values)
@@ -154,7 +154,7 @@ def _parse_dimension(text: str, path: str, config: ExperimentConfig) -> Dimensio
     return Interval(first, last, step=step)
 
 
-def _read(path: str, text: str, config: ExperimentConfig) -> Any:
+def _read(path: str, text: str, config: RecipeConfig) -> Any:
     """The value that a text means for a field; refused if its config refuses it."""
     value = flatten(apply_overrides(config, {path: text}))[path]
     if isinstance(value, float) and not math.isfinite(value):

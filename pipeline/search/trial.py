@@ -6,7 +6,7 @@ without touching a disk.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from datasets.schema import Annotations, Int16, SequenceResult
 from models.config_io import config_to_dict
@@ -23,6 +23,10 @@ from pipeline.frames import read_truth
 from pipeline.metrics.protocol import Fields, PreparedTruth, ScoringProtocol
 from pipeline.store import Part
 
+MASK_WINDOW_FRAMES: Final = 30
+"""How far back masks are compared once for all trials: the memory of PointTrack's released run. A
+trial with a longer one compares what is older by itself."""
+
 SequenceFields = Mapping[str, Mapping[str, Fields]]
 """What a combination needs of one sequence: by class and metric."""
 
@@ -33,7 +37,7 @@ class ReplaySequence:
 
     truth: PreparedTruth
     """Without the annotations that it was made of: names of categories and identities are no arrays
-    that processes could share."""
+    that processes could share. What a protocol compares, masks too, it has taken from them."""
     truth_classes: Int16
     """(G,) class index of every annotation."""
     detections: PreparedSequence
@@ -41,7 +45,7 @@ class ReplaySequence:
     @property
     def num_bytes(self) -> int:
         """Of the detections, which are nearly all of it."""
-        return sum(array.nbytes for array in vars(self.detections).values())
+        return sum(array.nbytes for array in self.detections.arrays())
 
 
 def load_sequence(
@@ -66,7 +70,7 @@ def load_sequence(
             f"frames, its truth has {truth.num_frames}; they are of different frames"
         )
     try:
-        prepared = prepare_sequence(found, tracker)
+        prepared = prepare_sequence(found, tracker, mask_window_frames=MASK_WINDOW_FRAMES)
     except ValueError as error:
         raise ValueError(f"{detections.folder}: sequence {truth.name!r}, {error}") from error
     return ReplaySequence(

@@ -69,7 +69,7 @@ def test_trackers_give_the_same_ids_from_read_only_prepared_frames(tracker: obje
     offsets, *columns = make_columns(seed=1)
     plain, replayed = tracker(), tracker()  # type: ignore[operator]
     sequence = PreparedSequence.of(replayed.prepare, offsets, *columns)
-    for array in vars(sequence).values():
+    for array in sequence.arrays():
         array.flags.writeable = False  # as processes get them that share them
     num_published = 0
     for index, count in enumerate(COUNTS):

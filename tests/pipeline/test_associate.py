@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.schema import Detections, Tracks
+from models.baselines.mask_overlap import MaskOverlapConfig, MaskOverlapSequenceTracker
 from models.baselines.motion import (
     ByteTrackConfig,
     MotionTracker,
@@ -17,18 +18,33 @@ from models.baselines.motion import (
 )
 from models.baselines.overlap import OverlapConfig, OverlapTracker
 from models.config_io import config_from_dict, config_to_dict
+from models.pointtrack.association import PointSequenceTracker, PointTrackerConfig
 from models.qdtrack.association import (
     QuasiDenseTracker,
     TaoTracker,
     TaoTrackerConfig,
     TrackerConfig,
 )
-from pipeline.associate import AssociationConfig, associate_sequence, build_tracker
+from models.tracking import check_detections
+from pipeline.associate import (
+    AssociationConfig,
+    associate_sequence,
+    build_tracker,
+    prepare_sequence,
+    replay,
+    update_tracker,
+)
+from tests.mask_scene import NUM_FRAMES, make_mask_pair
 
 BY_AGE = [TrackerConfig(), TaoTrackerConfig(), OverlapConfig()]
 BY_MOTION = [SortConfig(), ByteTrackConfig(), OcSortConfig()]
+BY_MASK: list[AssociationConfig] = [PointTrackerConfig(), MaskOverlapConfig()]
 CONFIGS: list[AssociationConfig] = [*BY_AGE, *BY_MOTION]
-TRACKERS = [QuasiDenseTracker, TaoTracker, OverlapTracker, *[MotionTracker] * 3]
+ALL = [*CONFIGS, *BY_MASK]
+TRACKERS = [
+    *(QuasiDenseTracker, TaoTracker, OverlapTracker, *[MotionTracker] * 3),
+    *(PointSequenceTracker, MaskOverlapSequenceTracker),
+]
 
 
 def scene(*frames: list[tuple[float, float, int]], half: bool = False) -> Detections:
@@ -58,7 +74,8 @@ def random_scene(seed: int, num_frames: int = 12) -> Detections:
 
 
 def columns(tracks: Tracks) -> dict[str, list[object]]:
-    return {name: column.tolist() for name, column in vars(tracks).items()}
+    found = {name: column.tolist() for name, column in vars(tracks).items() if name != "masks"}
+    return found if tracks.masks is None else {**found, "masks": list(tracks.masks)}
 
 
 def update(tracker: Any, detections: Detections, frame_index: int) -> list[int]:
@@ -89,7 +106,7 @@ def test_tracks_keep_frame_and_detector_order_and_point_back() -> None:
         "scores": detections.scores[[0, 1, 3, 5]].tolist(),
         "class_index": [0, 1, 1, 0],
     }
-    kinds = [column.dtype for column in vars(tracks).values()]
+    kinds = [column.dtype for column in vars(tracks).values() if column is not None]
     assert kinds == [np.int32, np.int64, np.int32, np.float32, np.float32, np.int16]
     again = Tracks.from_table(tracks.to_table(), where="memory")
     assert columns(again) == columns(tracks)
@@ -116,7 +133,7 @@ def test_empty_frames_leave_backdrops_alone() -> None:
     assert associate_sequence(detections, without).track_id.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+@pytest.mark.parametrize("config", ALL, ids=lambda config: config.kind)
 def test_sequences_without_detections_give_no_tracks(config: AssociationConfig) -> None:
     for detections in (scene(), scene([], [], [])):
         tracks = associate_sequence(detections, config)
@@ -201,7 +218,7 @@ def test_detections_without_embeddings_can_be_joined_by_overlap_only() -> None:
             associate_sequence(bare, config)
 
 
-@pytest.mark.parametrize(("config", "tracker"), zip(CONFIGS, TRACKERS, strict=True))
+@pytest.mark.parametrize(("config", "tracker"), zip(ALL, TRACKERS, strict=True))
 def test_the_kind_of_config_chooses_the_tracker(
     config: AssociationConfig, tracker: type[object]
 ) -> None:
@@ -209,6 +226,131 @@ def test_the_kind_of_config_chooses_the_tracker(
     assert type(built) is tracker
     assert built.config == config
     assert config_from_dict(type(config), config_to_dict(config)) == config
+
+
+class TestMasks:
+    """Detections that have masks."""
+
+    @pytest.fixture(scope="class")
+    def detections(self) -> Detections:
+        return make_mask_pair("associate")[1]
+
+    @pytest.mark.parametrize("config", ALL, ids=lambda config: config.kind)
+    def test_every_tracker_carries_them_along(
+        self, detections: Detections, config: AssociationConfig
+    ) -> None:
+        mapped = Detections.from_table(detections.to_table(), where="memory")
+        tracks = associate_sequence(mapped, config)
+        assert detections.masks is not None
+        expected = [detections.masks[row] for row in tracks.detection_row.tolist()]
+        assert list(tracks.masks or ()) == expected
+        assert len(tracks) > 100
+        again = Tracks.from_table(tracks.to_table(), where="memory")
+        assert columns(again) == columns(tracks)
+
+    @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+    def test_trackers_of_boxes_do_not_look_at_them(
+        self, detections: Detections, config: AssociationConfig
+    ) -> None:
+        bare = Detections(**{**vars(detections), "masks": None})
+        tracks, expected = (associate_sequence(d, config) for d in (detections, bare))
+        assert expected.masks is None
+        assert columns(tracks) == {**columns(expected), "masks": list(tracks.masks or ())}
+
+    @pytest.mark.parametrize("config", BY_MASK, ids=lambda config: config.kind)
+    def test_ids_are_unique_over_the_classes_and_numbered_as_they_come(
+        self, detections: Detections, config: AssociationConfig
+    ) -> None:
+        tracks = associate_sequence(detections, config)
+        assert len(tracks) == len(detections)
+        ids, first = np.unique(tracks.track_id, return_index=True)
+        assert ids.tolist() == list(range(len(ids)))
+        assert (np.diff(first) > 0).all()
+        pairs = set(zip(tracks.track_id.tolist(), tracks.class_index.tolist(), strict=True))
+        assert len(pairs) == len(ids)
+        assert set(tracks.class_index.tolist()) == {0, 1}
+
+    @pytest.mark.parametrize("config", BY_MASK, ids=lambda config: config.kind)
+    def test_it_makes_no_difference_whether_empty_frames_reach_the_tracker(
+        self, detections: Detections, config: AssociationConfig
+    ) -> None:
+        memory = "keep_alive_frames" if isinstance(config, PointTrackerConfig) else "memo_frames"
+        for frames in (0, 1, 2, 3):  # frames 20 and 21 are empty
+            short = config_from_dict(type(config), {**config_to_dict(config), memory: frames})
+            asked = build_tracker(short)
+            sequence = prepare_sequence(detections, asked)
+            nothing = asked.prepare(
+                check_detections(0, np.zeros((0, 4)), [], [], np.zeros((0, 32)))
+            )
+            ids: list[int] = []
+            for frame_index in range(NUM_FRAMES):
+                frame = sequence.frame(frame_index)
+                ids += asked.step(frame_index, nothing if frame is None else frame).tolist()
+            assert ids == associate_sequence(detections, short).track_id.tolist()
+
+    @pytest.mark.parametrize("config", ALL, ids=lambda config: config.kind)
+    def test_a_stream_of_frames_gives_the_tracks_of_the_whole(
+        self, detections: Detections, config: AssociationConfig
+    ) -> None:
+        assert detections.masks is not None
+        tracker, ids = build_tracker(config), []
+        for frame_index in range(NUM_FRAMES):
+            rows = detections.rows(frame_index)
+            found, _ = update_tracker(
+                tracker,
+                frame_index,
+                detections.boxes_xyxy[rows],
+                detections.scores[rows],
+                detections.class_indices[rows],
+                detections.embeddings[rows],
+                detections.masks[rows],
+            )
+            ids += found.tolist()
+        assert [i for i in ids if i >= 0] == associate_sequence(
+            detections, config
+        ).track_id.tolist()
+
+    def test_what_is_worked_out_ahead_changes_no_track(self, detections: Detections) -> None:
+        rng = np.random.default_rng(0)
+        config: AssociationConfig = PointTrackerConfig()
+        prepared = [
+            prepare_sequence(detections, build_tracker(config), mask_window_frames=frames)
+            for frames in (4, 30)
+        ]
+        results = set()
+        for trial in range(15):
+            config = PointTrackerConfig(
+                match_threshold=float(rng.uniform(0, 6)),
+                mask_iou_weight=float(rng.uniform(0, 4)),
+                keep_alive_frames=int(rng.integers(1, 60)),
+                use_mask_iou=trial % 5 > 0,
+                distance="cosine" if trial % 3 == 0 else "euclidean",
+            )
+            expected = columns(associate_sequence(detections, config))
+            for sequence in prepared:
+                assert columns(replay(build_tracker(config), sequence)) == expected
+            results.add(tuple(expected["track_id"]))
+        assert len(results) > 10
+
+    def test_nothing_is_worked_out_for_trackers_of_boxes(self, detections: Detections) -> None:
+        for config, expected in ((OverlapConfig(), False), (MaskOverlapConfig(), True)):
+            sequence = prepare_sequence(detections, build_tracker(config), mask_window_frames=3)
+            assert sequence.masks is not None
+            assert (len(sequence.masks.pair_iou) > 0) == expected
+
+    @pytest.mark.parametrize("config", BY_MASK, ids=lambda config: config.kind)
+    def test_their_absence_is_named_by_frame(self, config: AssociationConfig) -> None:
+        detections = scene([], [(0, 0.9, 0)])
+        with pytest.raises(
+            ValueError, match=f"frame 1: .* no masks, and the tracker `{config.kind}`"
+        ):
+            associate_sequence(detections, config)
+        bare = Detections(**{**vars(detections), "embeddings": np.zeros((1, 0), np.float32)})
+        with pytest.raises(ValueError, match="frame 1: embeddings have width 0"):
+            associate_sequence(bare, PointTrackerConfig(use_mask_iou=False))
+        without = associate_sequence(detections, PointTrackerConfig(use_mask_iou=False))
+        assert without.track_id.tolist() == [0]
+        assert without.masks is None
 
 
 def test_association_starts_without_torch_and_ray(repository: Path) -> None:
