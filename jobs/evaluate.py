@@ -51,20 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command.argument_parser(__doc__, example=EXAMPLE)
-    parser.add_argument("--benchmark", required=True, choices=command.BENCHMARKS)
+    parser.add_argument("--benchmark", required=True, choices=command.SCORED)
     parser.add_argument(
         "--truth",
         required=True,
         type=Path,
         metavar="PATH",
-        help="JSON file or folder of JSON files (BDD100K); folder of sequences (MOTChallenge)",
+        help="JSON file or folder of JSON files (BDD100K); folder of sequences (MOTChallenge); "
+        "folder of <sequence>.txt or of folders of maps (KITTI MOTS)",
     )
     parser.add_argument(
         "--results",
         required=True,
         type=Path,
         metavar="PATH",
-        help="likewise JSON (BDD100K); folder of <sequence>.txt (MOTChallenge)",
+        help="likewise JSON (BDD100K); folder of <sequence>.txt (MOTChallenge, KITTI MOTS)",
     )
     parser.add_argument(
         "--box-convention",

@@ -22,21 +22,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     from pipeline.export import export_tracks, stored_tracks
     from pipeline.lineage import frames_of, open_stage
+    from pipeline.merge_classes import merge_classes
 
-    tracks = open_stage(arguments.tracks, "tracks")
+    parts = [open_stage(folder, "tracks") for folder in arguments.tracks]
+    tracks = parts[0]
+    if len(parts) > 1:
+        tracks = merge_classes(parts)
+        print(f"merged {tracks.folder}")
     sequences = stored_tracks(frames_of(tracks), tracks)
-    num_boxes = export_tracks(arguments.benchmark, sequences, arguments.out, force=arguments.force)
-    print(f"{arguments.out}: {len(tracks.sequences())} sequences, {num_boxes} boxes")
+    num_objects = export_tracks(
+        arguments.benchmark, sequences, arguments.out, force=arguments.force
+    )
+    print(f"{arguments.out}: {len(tracks.sequences())} sequences, {num_objects} objects")
     return command.DONE
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command.argument_parser(__doc__, example=EXAMPLE)
     parser.add_argument(
-        "--benchmark", required=True, choices=command.BENCHMARKS, help="whose format to write"
+        "--benchmark", required=True, choices=command.SCORED, help="whose format to write"
     )
     parser.add_argument(
-        "--tracks", required=True, metavar="DIR", help="folder of a finished tracks artefact"
+        "--tracks",
+        required=True,
+        action="append",
+        metavar="DIR",
+        help="folder of a finished tracks artefact; given again for each further class where each "
+        "has tracks of its own, which are then merged",
     )
     parser.add_argument(
         "out",

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from datasets.schema import Float64, Int64
-from pipeline.leaderboard import LESS_IS_BETTER, headline_numbers
+from pipeline.leaderboard import headline_numbers, less_is_better
 from pipeline.metrics.protocol import Fields, ScoringProtocol
 
 ResultFields = Mapping[str, Mapping[str, Mapping[str, Fields]]]
@@ -100,7 +100,7 @@ def compare(
     ours, theirs = (resampled_numbers(protocol, scores, counts) for scores in pair)
     with np.errstate(invalid="ignore"):  # of infinities, which have no interval
         return {
-            name: _with_samples(difference, ours[name] - theirs[name], name in LESS_IS_BETTER)
+            name: _with_samples(difference, ours[name] - theirs[name], less_is_better(name))
             for name, difference in found.items()
         }
 
@@ -130,7 +130,7 @@ def resampled_numbers(
         as the protocol's combination gives for each sequence repeated under fresh names.
     """
     totals = _add_up(scores, counts)
-    rows = [row for row in protocol.rows if row.is_average or row is protocol.rows[-1]]
+    rows = protocol.summary_rows
     drawn = []
     for index in range(len(counts)):
         # One sequence that stands for all of the resample: the ratios remain to be made.

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from datasets.registry import BENCHMARKS
+from models.baselines.mask_overlap import MaskOverlapConfig
 from models.baselines.motion import MotionConfig
 from models.baselines.overlap import OverlapConfig
 from models.config_io import config_to_dict
+from models.pointtrack.association import PointTrackerConfig
 from models.qdtrack.association import TaoTrackerConfig
 from pipeline.associate import AssociationConfig, associate, read_detections
-from pipeline.evaluate import EvaluationConfig, EvaluationReport
+from pipeline.evaluate import EvaluationConfig, EvaluationReport, build_protocol
 from pipeline.export import export_tracks, stored_tracks
+from pipeline.fit import HISTORY_PART, read_history
 from pipeline.frames import read_annotations
-from pipeline.leaderboard import Kind, Number, ResultRow, headline_numbers
+from pipeline.leaderboard import Kind, Number, ResultRow, headline_numbers, summary_curves
 from pipeline.metrics.box_ap import box_average_precision
 from pipeline.model_store import MODEL_FILE, model_file
 from pipeline.runlog_content import FileContent
@@ -31,7 +34,6 @@ from pipeline.scores import (
     score,
 )
 from pipeline.store import Artefact, fingerprint
-from pipeline.train import HISTORY_PART, read_history
 
 if TYPE_CHECKING:
     from pipeline.runlog import ProcessRun, RunLog
@@ -63,7 +65,8 @@ class Result:
     scores: Artefact
     report: EvaluationReport
     metrics: Mapping[str, Number]
-    """The numbers that stand for it, with the detections' box AP unless it is a bound."""
+    """The numbers that stand for it, with the detections' box AP unless it is a bound or masks
+    are compared."""
 
 
 def compete(
@@ -87,7 +90,7 @@ def compete(
     scores = score(frames, tracks, evaluation, num_workers=num_workers)
     report = read_report(scores)
     metrics = headline_numbers(report.metrics)
-    if contestant.kind != "bound":
+    if contestant.kind != "bound" and not build_protocol(evaluation).compares_masks:
         metrics |= _box_ap(frames, contestant.detections)
     return Result(
         contestant=contestant,
@@ -134,7 +137,7 @@ def result_row(
         intervals=read_intervals(result.scores),
         per_class=report.metrics,
         per_sequence=report.sequences,
-        hota_curves=list(report.curves.values())[-1],  # the summary row stands last
+        hota_curves=summary_curves(report.curves),
         loss_curves=_loss_curves(weights) if weights is not None else {},
         process_run_id=run.run_id,
         notes=contestant.notes,
@@ -170,17 +173,20 @@ def log_row(row: ResultRow, result: Result, weights: Artefact | None, run_log: "
             run_log.log_result(row, inputs=inputs, files={**files, MODEL_FILE: path})
 
 
-def overlap_baseline(association: AssociationConfig) -> OverlapConfig:
+def overlap_baseline(association: AssociationConfig) -> OverlapConfig | MaskOverlapConfig:
     """Association by overlap alone, with everything else as the tracker has it.
 
-    The trackers by motion have no such settings: beside them stands the overlap tracker's default.
+    That is the overlap of masks beside a tracker of masks. The trackers by motion have no such
+    settings: beside them stands the overlap tracker's default.
 
     >>> from models.qdtrack.association import TrackerConfig
     >>> overlap_baseline(TrackerConfig(memo_tracklet_frames=30)).memo_frames
     30
     """
-    if isinstance(association, OverlapConfig):
+    if isinstance(association, OverlapConfig | MaskOverlapConfig):
         return association
+    if isinstance(association, PointTrackerConfig):
+        return MaskOverlapConfig(memo_frames=association.keep_alive_frames)
     if isinstance(association, MotionConfig):
         return OverlapConfig()
     births = OverlapConfig(
@@ -195,6 +201,15 @@ def overlap_baseline(association: AssociationConfig) -> OverlapConfig:
         nms_class_iou_thr=association.nms_class_iou_thr,
         with_cats=association.with_cats,
     )
+
+
+def overlap_words(baseline: OverlapConfig | MaskOverlapConfig) -> str:
+    """How titles and notes call what `overlap_baseline` gave.
+
+    >>> overlap_words(overlap_baseline(PointTrackerConfig()))
+    'mask overlap only'
+    """
+    return "mask overlap only" if isinstance(baseline, MaskOverlapConfig) else "overlap only"
 
 
 def join_notes(*notes: str) -> str:

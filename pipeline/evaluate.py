@@ -12,20 +12,27 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import numpy as np
 
 from datasets.registry import BENCHMARKS
 from datasets.schema import SequenceResult, SequenceTruth, Tracks
 from pipeline.metrics.bdd100k import Bdd100kProtocol, BoxConvention
+from pipeline.metrics.bdd100k_mots import Bdd100kMotsProtocol
 from pipeline.metrics.motchallenge import MotChallengeProtocol
+from pipeline.metrics.mots import MotsProtocol
 from pipeline.metrics.protocol import Fields, Numbers, ScoringProtocol
 from pipeline.parallel import map_sequences
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_MOT: Final = ("mot15", "mot17", "mot20")
+_MOTS: Final = ("kitti_mots", "apollo_mots", "mots_challenge")
+PROTOCOLS: Final = ("bdd100k", "bdd100k_mots", *_MOT, *_MOTS)
+"""Benchmarks of tracking; what else has a reader cannot be scored."""
 
 _PROJECT_FILE = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
@@ -35,14 +42,14 @@ class EvaluationConfig:
     """Which rules a result is scored by."""
 
     protocol: str = "bdd100k"
-    """Benchmark whose rules hold: bdd100k, mot15, mot17 or mot20; they fix the IoU threshold."""
+    """Benchmark whose rules hold, such as bdd100k or kitti_mots; they fix the IoU threshold."""
     box_convention: BoxConvention = "inclusive"
     """Boxes that HOTA sees on BDD100K: "inclusive", or "stock" as trackeval's own loader."""
 
     def __post_init__(self) -> None:
-        if self.protocol not in BENCHMARKS:
+        if self.protocol not in PROTOCOLS:
             raise ValueError(
-                f"evaluation.protocol is {self.protocol!r}, expected one of {sorted(BENCHMARKS)}"
+                f"evaluation.protocol is {self.protocol!r}, expected one of {sorted(PROTOCOLS)}"
             )
         if self.box_convention not in get_args(BoxConvention):
             raise ValueError(
@@ -58,10 +65,14 @@ class EvaluationConfig:
 
 def build_protocol(config: EvaluationConfig) -> ScoringProtocol:
     """The rules that the configuration names."""
-    benchmark = BENCHMARKS[config.protocol]
-    if config.protocol == "bdd100k":
-        return Bdd100kProtocol(benchmark.classes, benchmark.super_classes, config.box_convention)
-    return MotChallengeProtocol(config.protocol)
+    name, bdd100k = config.protocol, BENCHMARKS["bdd100k"]
+    if name == "bdd100k":
+        return Bdd100kProtocol(bdd100k.classes, bdd100k.super_classes, config.box_convention)
+    if name == "bdd100k_mots":
+        return Bdd100kMotsProtocol(bdd100k.classes, bdd100k.super_classes)
+    if name in _MOTS:
+        return MotsProtocol(name, BENCHMARKS[name].classes)
+    return MotChallengeProtocol(name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,15 +16,22 @@ from typing import Any, Final
 
 import numpy as np
 
+from datasets.mots_text import track_lines
 from datasets.reading import check_sequence_name
 from datasets.registry import BENCHMARKS
-from datasets.schema import SequenceResult, Tracks
+from datasets.schema import Int64, SequenceResult, Tracks, masks_of
 from pipeline.associate import read_tracks
 from pipeline.frames import FrameReader
+from pipeline.mask_export import make_masks_disjoint, with_own_ids
 from pipeline.store import Artefact
 
 logger = logging.getLogger(__name__)
 
+_FIRST_FRAME: Final = {"kitti_mots": 0, "apollo_mots": 0, "mots_challenge": 1}
+"""Number of the first frame in the files of those benchmarks whose results are masks in text."""
+_OF_MASKS: Final = frozenset({*_FIRST_FRAME, "bdd100k_mots"})
+_SCALABEL: Final = ("bdd100k", "bdd100k_mots")
+"""Benchmarks whose results are JSON."""
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 """Equal content gives equal archives."""
 
@@ -49,27 +56,29 @@ def stored_tracks(frames: Artefact, tracks: Artefact) -> Iterator[SequenceTracks
         )
 
 
-def scalabel_frames(sequence: SequenceTracks, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def scalabel_frames(
+    sequence: SequenceTracks, classes: tuple[str, ...], *, has_masks: bool = False
+) -> list[dict[str, Any]]:
     """BDD100K's result of one sequence: every frame, ids as numeric strings, inclusive boxes.
 
     Args:
         sequence: exclusive boxes in float32 or float64; 1 is taken from x2 and y2 in float64,
             which is exact for float32 coordinates of images, so that reading gives them back.
         classes: names in order of class index.
+        has_masks: masks in place of the boxes.
     """
     tracks = sequence.tracks
-    corners = tracks.boxes_xyxy.astype(np.float64) - np.array([0.0, 0.0, 1.0, 1.0])
+    shapes = _mask_labels(tracks) if has_masks else _box_labels(tracks)
     frames: list[dict[str, Any]] = [
         {"name": name, "videoName": sequence.name, "frameIndex": index, "labels": []}
         for index, name in enumerate(sequence.frame_names)
     ]
-    for row in np.argsort(tracks.frame_index, kind="stable").tolist():
-        x1, y1, x2, y2 = corners[row].tolist()
+    for row in _by_frame(tracks).tolist():
         label = {
             "id": str(tracks.track_id[row]),
             "category": classes[tracks.class_index[row]],
             "score": float(tracks.scores[row]),
-            "box2d": {"x1": x1, "y1": y1, "x2": x2, "y2": y2},
+            **shapes[row],
         }
         frames[tracks.frame_index[row]]["labels"].append(label)
     return frames
@@ -83,7 +92,7 @@ def motchallenge_text(tracks: Tracks) -> str:
     boxes = tracks.boxes_xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     lines = []
-    for row in np.argsort(tracks.frame_index, kind="stable").tolist():
+    for row in _by_frame(tracks).tolist():
         box = ",".join(map(repr, boxes[row].tolist()))
         place = f"{tracks.frame_index[row] + 1},{tracks.track_id[row]}"
         lines.append(f"{place},{box},{float(tracks.scores[row])!r},-1,-1,-1\n")
@@ -95,7 +104,9 @@ def export_tracks(
 ) -> int:
     """Write the submission, check it by reading it back, and only then give it its name.
 
-    Boxes without area cannot be written in either format; they are left out with a warning.
+    Boxes without area cannot be written in any format; they are left out with a warning. Masks are
+    made disjoint first, see `make_masks_disjoint`. In text, where two classes share an id, all
+    tracks get ids of their own.
 
     Args:
         benchmark: name of the benchmark.
@@ -105,24 +116,25 @@ def export_tracks(
         force: replace what is at `out`.
 
     Returns:
-        Number of boxes written.
+        Number of boxes or masks written.
 
     Raises:
-        ValueError: `out` exists, its form is not known, or what was written does not read back.
+        ValueError: `out` exists, its form is not known, tracks have no masks where the benchmark
+            wants them, or what was written does not read back.
     """
     if out.exists() and not force:
         raise ValueError(f"{out}: exists already; choose another name or use --force")
-    if out.suffix == ".json" and benchmark != "bdd100k":
+    if out.suffix == ".json" and benchmark not in _SCALABEL:
         raise ValueError(f"{out}: {benchmark} takes one file per sequence, a folder or a .zip")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_folder(out.parent) as scratch:
         folder = scratch / "files"
         folder.mkdir()
-        kept = [_with_area(_checked(sequence)) for sequence in sequences]
+        kept = [_prepared(benchmark, _checked(sequence)) for sequence in sequences]
         if not kept:
             raise ValueError(f"{out}: there is no sequence to export")
         if out.suffix == ".json":
-            _write_one_file(folder / out.name, kept)
+            _write_one_file(benchmark, folder / out.name, kept)
         else:
             _write_files(benchmark, folder, kept)
         _check_written(benchmark, folder, kept)
@@ -159,12 +171,19 @@ def _with_area(sequence: SequenceTracks) -> SequenceTracks:
     return replace(sequence, tracks=tracks.select(has_area))
 
 
-def _write_one_file(path: Path, sequences: list[SequenceTracks]) -> None:
-    classes = BENCHMARKS["bdd100k"].classes
+def _prepared(benchmark: str, sequence: SequenceTracks) -> SequenceTracks:
+    if benchmark not in _OF_MASKS:
+        return _with_area(sequence)
+    tracks = make_masks_disjoint(sequence.tracks, sequence.name)
+    return replace(sequence, tracks=with_own_ids(tracks) if benchmark in _FIRST_FRAME else tracks)
+
+
+def _write_one_file(benchmark: str, path: Path, sequences: list[SequenceTracks]) -> None:
+    classes, has_masks = BENCHMARKS[benchmark].classes, benchmark in _OF_MASKS
     with path.open("w", encoding="utf-8") as stream:
         opening = "["
         for sequence in sequences:
-            for frame in scalabel_frames(sequence, classes):
+            for frame in scalabel_frames(sequence, classes, has_masks=has_masks):
                 stream.write(opening + json.dumps(frame, allow_nan=False))
                 opening = ",\n"
         stream.write("]\n")
@@ -172,13 +191,19 @@ def _write_one_file(path: Path, sequences: list[SequenceTracks]) -> None:
 
 def _write_files(benchmark: str, folder: Path, sequences: list[SequenceTracks]) -> None:
     render: Callable[[SequenceTracks], str]
-    if benchmark == "bdd100k":
-        classes, suffix = BENCHMARKS[benchmark].classes, ".json"
+    classes, suffix = BENCHMARKS[benchmark].classes, ".txt"
+    if benchmark in _SCALABEL:
+        suffix, has_masks = ".json", benchmark in _OF_MASKS
 
         def render(sequence: SequenceTracks) -> str:
-            return json.dumps(scalabel_frames(sequence, classes), allow_nan=False)
+            frames = scalabel_frames(sequence, classes, has_masks=has_masks)
+            return json.dumps(frames, allow_nan=False)
+    elif benchmark in _FIRST_FRAME:
+
+        def render(sequence: SequenceTracks) -> str:
+            tracks = sequence.tracks.select(_by_frame(sequence.tracks))
+            return "".join(track_lines(tracks, classes, first_frame=_FIRST_FRAME[benchmark]))
     else:
-        suffix = ".txt"
 
         def render(sequence: SequenceTracks) -> str:
             return motchallenge_text(sequence.tracks)
@@ -201,10 +226,10 @@ def _check_written(benchmark: str, folder: Path, sequences: list[SequenceTracks]
 
 def _compare(sequence: SequenceTracks, found: Mapping[str, SequenceResult]) -> None:
     result = found[sequence.name]
-    order = np.argsort(sequence.tracks.frame_index, kind="stable")
+    tracks = sequence.tracks.select(_by_frame(sequence.tracks))
     same_frames = result.num_frames in (None, len(sequence.frame_names))
-    same_rows = len(order) == len(result.tracks) and all(
-        np.array_equal(getattr(sequence.tracks, name)[order], getattr(result.tracks, name))
+    same_rows = len(tracks) == len(result.tracks) and all(
+        np.array_equal(getattr(tracks, name), getattr(result.tracks, name))
         for name in ("frame_index", "track_id", "class_index")
     )
     if not (same_frames and same_rows):
@@ -212,10 +237,31 @@ def _compare(sequence: SequenceTracks, found: Mapping[str, SequenceResult]) -> N
             f"sequence {sequence.name!r}: the file just written reads back as other frames, ids "
             "or classes; are all its classes those of the benchmark?"
         )
+    if result.tracks.masks is not None:
+        if result.tracks.masks != tracks.masks:
+            raise ValueError(f"sequence {sequence.name!r}: masks just written read back as others")
+        return
     # Exact for coordinates of images; a tiny coordinate loses digits when 1 is taken from it.
-    boxes = sequence.tracks.boxes_xyxy[order].astype(np.float64)
+    boxes = tracks.boxes_xyxy.astype(np.float64)
     if not np.allclose(boxes, result.tracks.boxes_xyxy, rtol=0, atol=1e-9):
         raise ValueError(f"sequence {sequence.name!r}: boxes just written read back as others")
+
+
+def _box_labels(tracks: Tracks) -> list[dict[str, Any]]:
+    corners = tracks.boxes_xyxy.astype(np.float64) - np.array([0.0, 0.0, 1.0, 1.0])
+    names = ("x1", "y1", "x2", "y2")
+    return [{"box2d": dict(zip(names, box, strict=True))} for box in corners.tolist()]
+
+
+def _mask_labels(tracks: Tracks) -> list[dict[str, Any]]:
+    masks = masks_of(tracks, "tracks to be written")
+    return [
+        {"rle": {"counts": mask["counts"].decode("ascii"), "size": mask["size"]}} for mask in masks
+    ]
+
+
+def _by_frame(tracks: Tracks) -> Int64:
+    return np.argsort(tracks.frame_index, kind="stable")
 
 
 def _zip(folder: Path, path: Path) -> Path:

@@ -20,23 +20,32 @@ RANKING: Final[Mapping[str, tuple[str, ...]]] = {
     "mot15": ("HOTA", "MOTA", "IDF1"),
     "mot17": ("HOTA", "MOTA", "IDF1"),
     "mot20": ("HOTA", "MOTA", "IDF1"),
+    "bdd100k_mots": ("mMOTSA", "mIDF1"),
+    "kitti_mots": ("car/sMOTSA", "pedestrian/sMOTSA", "car/HOTA", "pedestrian/HOTA"),
+    "apollo_mots": ("sMOTSA", "HOTA"),
+    "mots_challenge": ("sMOTSA", "HOTA"),
 }
 """Metrics that decide by protocol, the later ones among equals; more is better in all of them."""
 
-COUNTS: Final = frozenset({"FP", "FN", "IDSw", "MT", "PT", "ML", "FM", "Frag"})
+COUNTS: Final = frozenset(
+    {"TP", "FP", "FN", "IDSw", "IDS", "MT", "PT", "ML", "FM", "Frag"},
+)
 """Metrics that are whole numbers; all others are percentages."""
-LESS_IS_BETTER: Final = frozenset({"FP", "FN", "IDSw", "PT", "ML", "FM", "Frag"})
+LESS_IS_BETTER: Final = frozenset({"FP", "FN", "IDSw", "IDS", "PT", "ML", "FM", "Frag"})
 
 _COLUMNS: Final = (
-    *("mMOTA", "mIDF1", "mHOTA", "HOTA", "MOTA", "IDF1", "DetA", "AssA", "AP"),
-    *("IDSw", "FP", "FN", "MOTP", "MT", "PT", "ML", "FM", "Frag", "AP50", "AP75"),
+    *("mMOTA", "mMOTSA", "mIDF1", "mHOTA", "sMOTSA", "MOTSA", "HOTA", "MOTA", "IDF1"),
+    *("DetA", "AssA", "AP", "IDSw", "IDS", "TP", "FP", "FN", "MOTP", "MOTSP"),
+    *("MT", "PT", "ML", "FM", "Frag", "AP50", "AP75"),
 )
 _TABLES: Final = (
     *("metrics", "intervals", "per_class", "per_sequence", "hota_curves", "loss_curves"),
 )
-_SUMMARY_ROW: Final = "OVERALL"
+_OVERALL_ROW: Final = "OVERALL"
 _AVERAGE_ROW: Final = "AVERAGE"
-_AVERAGED: Final = ("MOTA", "IDF1", "HOTA")
+_AVERAGED: Final = ("MOTA", "MOTSA", "IDF1", "HOTA")
+_OF_EACH_CLASS: Final = ("sMOTSA", "MOTSA", "MOTSP", "HOTA", "IDF1", "IDS")
+"""What stands for a result of each class where the benchmark has no row of all classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +92,8 @@ class ResultRow:
     per_sequence: Mapping[str, Table] = field(default_factory=dict)
     """Sequence, class, then metric."""
     hota_curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    """HOTA, DetA and AssA at the 19 thresholds 0.05, 0.10 ... 0.95, in percent."""
+    """HOTA, DetA and AssA at the 19 thresholds 0.05, 0.10 ... 0.95, in percent; of each class, as
+    car/HOTA, where the benchmark has no row of all classes."""
     loss_curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     """Name of a training loss to its (step, value) pairs, where the training is known."""
     process_run_id: str = ""
@@ -104,11 +114,6 @@ class ResultRow:
                 raise ValueError(f"{name} of a result row is empty; expected some text")
         for name in _TABLES:
             object.__setattr__(self, name, _plain(getattr(self, name)))
-
-    @property
-    def summary_row(self) -> str:
-        """Key of the row of `per_class` that covers all classes."""
-        return _summary_row(self.per_class)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -165,15 +170,57 @@ def headline_numbers(table: Table) -> dict[str, Number]:
     """The numbers that stand for a result: its summary row, and its class averages as mMOTA etc.
 
     Args:
-        table: class, then metric, as the evaluation reports it: with the rows "OVERALL" and
-            "AVERAGE", or a single row.
+        table: class, then metric, as the evaluation reports it; see `summary_numbers`.
 
     >>> headline_numbers({"AVERAGE": {"MOTA": 30.0}, "OVERALL": {"MOTA": 50.0, "FP": 3}})
     {'mMOTA': 30.0, 'MOTA': 50.0, 'FP': 3}
     """
     average = table.get(_AVERAGE_ROW, {})
     averages = {f"m{name}": average[name] for name in _AVERAGED if name in average}
-    return {**averages, **table.get(_summary_row(table), {})}
+    return {**averages, **summary_numbers(table)}
+
+
+def summary_numbers(table: Table) -> dict[str, Number]:
+    """The numbers of all classes.
+
+    Args:
+        table: class, then metric: with a row "OVERALL"; or a single row; or several classes that
+            the benchmark never puts together, of which each has its own numbers here.
+
+    >>> summary_numbers({"car": {"sMOTSA": 76.2, "TP": 9}, "pedestrian": {"sMOTSA": 46.8, "TP": 8}})
+    {'car/sMOTSA': 76.2, 'pedestrian/sMOTSA': 46.8}
+    """
+    if _OVERALL_ROW in table or len(table) < 2:
+        return dict(table.get(_OVERALL_ROW) or next(iter(table.values()), {}))
+    return {
+        f"{name}/{metric}": numbers[metric]
+        for metric in _OF_EACH_CLASS
+        for name, numbers in table.items()
+        if metric in numbers
+    }
+
+
+def summary_curves(
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+) -> dict[str, Sequence[float]]:
+    """The curves of all classes, of a report's curves; where there are none, HOTA of each class."""
+    if _OVERALL_ROW in curves or len(curves) < 2:
+        return dict(curves.get(_OVERALL_ROW) or next(iter(curves.values()), {}))
+    return {f"{name}/HOTA": metrics["HOTA"] for name, metrics in curves.items()}
+
+
+def is_count(metric: str) -> bool:
+    """Whether a metric is a whole number; otherwise it is a percentage.
+
+    >>> is_count("FP"), is_count("car/IDS"), is_count("car/HOTA")
+    (True, True, False)
+    """
+    return metric.rpartition("/")[2] in COUNTS
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether a result is the better the smaller the number is; also of a single class's."""
+    return metric.rpartition("/")[2] in LESS_IS_BETTER
 
 
 def rank(rows: Iterable[ResultRow]) -> list[Leaderboard]:
@@ -222,7 +269,7 @@ def format_number(metric: str, value: Number) -> str:
     """
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if metric in COUNTS else f"{value:.2f}"
+    return f"{value:.0f}" if is_count(metric) else f"{value:.2f}"
 
 
 def format_interval(metric: str, interval: tuple[float, float] | None) -> str:
@@ -258,10 +305,6 @@ def _make_leaderboard(key: tuple[str, str, str, str], rows: list[ResultRow]) -> 
             for row in ordered
         ),
     )
-
-
-def _summary_row(table: Table) -> str:
-    return _SUMMARY_ROW if _SUMMARY_ROW in table or not table else list(table)[-1]
 
 
 def _plain(value: Any) -> Any:

@@ -6,12 +6,13 @@ from typing import Final
 
 from pipeline import page_tables as tables
 from pipeline.leaderboard import (
-    LESS_IS_BETTER,
     Entry,
     Leaderboard,
     ResultRow,
     format_interval,
     format_number,
+    less_is_better,
+    summary_numbers,
 )
 from pipeline.leaderboard_formats import provenance_of
 from pipeline.page import document, figure
@@ -75,10 +76,14 @@ def _hota_by_label(board: Leaderboard) -> dict[str, Sequence[float | None]]:
     curves: dict[str, Sequence[float | None]] = {}
     for entry in board.entries:
         label = entry.row.name if entry.rank is None else f"{entry.rank}. {entry.row.name}"
-        if label in curves:  # equals of one name
-            label = f"{label} ({entry.row.fingerprint})"
-        if "HOTA" in entry.row.hota_curves:
-            curves[label] = entry.row.hota_curves["HOTA"]
+        for name, curve in entry.row.hota_curves.items():
+            class_name, _, metric = name.rpartition("/")
+            if metric != "HOTA":
+                continue
+            own = f"{label}, {class_name}" if class_name else label
+            if own in curves:  # equals of one name
+                own = f"{own} ({entry.row.fingerprint})"
+            curves[own] = curve
     return curves
 
 
@@ -87,7 +92,7 @@ def _columns(board: Leaderboard) -> list[str]:
         tables.column("#", "ascending", is_sorted=True),
         tables.column("tracker", "ascending", is_name=True),
         *(
-            tables.column(name, "ascending" if name in LESS_IS_BETTER else "descending")
+            tables.column(name, "ascending" if less_is_better(name) else "descending")
             for name in board.metrics
         ),
     ]
@@ -118,7 +123,7 @@ def _best_values(board: Leaderboard) -> dict[str, list[Entry]]:
     for name in board.metrics:
         values = [v for e in ranked if (v := e.row.metrics.get(name)) is not None]
         if len(values) > 1:
-            target = min(values) if name in LESS_IS_BETTER else max(values)
+            target = min(values) if less_is_better(name) else max(values)
             best[name] = [e for e in ranked if e.row.metrics.get(name) == target]
     return best
 
@@ -137,7 +142,7 @@ def _detail(row: ResultRow) -> str:
     if row.per_class:
         parts.append(f"<h3>By class</h3>{tables.number_table(row.per_class, 'class')}")
     if row.per_sequence:
-        totals = {name: table[row.summary_row] for name, table in row.per_sequence.items()}
+        totals = {name: summary_numbers(table) for name, table in row.per_sequence.items()}
         count = f"{len(totals)} sequence{'' if len(totals) == 1 else 's'}"
         table = tables.number_table(totals, "sequence")
         parts.append(f"<details><summary>By sequence ({count})</summary>{table}</details>")
@@ -148,7 +153,8 @@ def _charts(row: ResultRow) -> str:
     figures = []
     if row.hota_curves:
         chart = hota_chart(row.hota_curves)
-        figures.append(figure(chart, "Over the localisation threshold, all classes"))
+        which = "all classes" if "HOTA" in row.hota_curves else "by class"
+        figures.append(figure(chart, f"Over the localisation threshold, {which}"))
     if row.loss_curves:
         figures.append(figure(loss_chart(row.loss_curves), "Training losses"))
     return f'<h3>Curves</h3><div class="charts">{"".join(figures)}</div>' if figures else ""

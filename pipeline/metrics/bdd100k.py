@@ -7,7 +7,7 @@ same eight classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from pipeline.metrics.identity import Identity
 from pipeline.metrics.matching import is_contested, match_most_then_cheapest
 from pipeline.metrics.overlap import covered_shares
 from pipeline.metrics.preparation import (
+    MAX_COVERED_SHARE,
     Pairs,
     Side,
     check_boxes,
@@ -45,9 +46,6 @@ from pipeline.metrics.protocol import (
 )
 
 BoxConvention = Literal["inclusive", "stock"]
-
-MAX_COVERED_SHARE: Final = 0.5
-"""An unmatched prediction with more than this share of its area in one ignore box is no error."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,12 +99,7 @@ class Bdd100kProtocol(ScoringProtocol):
         # Reports name the rules; scores by different rules are not compared.
         self.name = "bdd100k" if box_convention == "inclusive" else "bdd100k (stock boxes)"
         self.classes = classes
-        self.rows = (
-            *(Row(name=name, classes=(name,)) for name in classes),
-            *(Row(name=name, classes=members) for name, members in super_classes.items()),
-            Row(name="AVERAGE", classes=classes, is_average=True),
-            Row(name="OVERALL", classes=classes),
-        )
+        self.rows = make_rows(classes, super_classes)
         self.box_convention = box_convention
         self.metrics = {"HOTA": HOTA(), "Identity": Identity(), "BddCounting": BddCounting()}
 
@@ -134,16 +127,39 @@ class Bdd100kProtocol(ScoringProtocol):
 
     def numbers(self, row: Row, fields: Mapping[str, Fields]) -> Numbers:
         """Counts are summed in every row; without truth and predictions IDF1 has no value."""
-        identity, counting = fields["Identity"], fields["BddCounting"]
-        num_boxes = 2 * identity["IDTP"] + identity["IDFN"] + identity["IDFP"]
-        has_identity_score = row.is_average or num_boxes > 0
-        return {
-            **hota_numbers(fields["HOTA"]),
-            "MOTA": 100.0 * float(counting["MOTA"]),
-            "MOTP": 100.0 * float(counting["MOTP"]),
-            "IDF1": 100.0 * float(identity["IDF1"]) if has_identity_score else float("nan"),
-            **{name: int(counting[name]) for name in self.metric_names[6:]},
-        }
+        return official_numbers(row, fields, self.metric_names)
+
+
+def make_rows(
+    classes: tuple[str, ...], super_classes: Mapping[str, tuple[str, ...]]
+) -> tuple[Row, ...]:
+    """The benchmark's table: classes, super-classes, mean and pool of all classes."""
+    return (
+        *(Row(name=name, classes=(name,)) for name in classes),
+        *(Row(name=name, classes=members) for name, members in super_classes.items()),
+        Row(name="AVERAGE", classes=classes, is_average=True),
+        Row(name="OVERALL", classes=classes),
+    )
+
+
+def official_numbers(row: Row, fields: Mapping[str, Fields], names: tuple[str, ...]) -> Numbers:
+    """Entries of a row of the table.
+
+    Args:
+        row: the row.
+        fields: of HOTA, Identity and BddCounting.
+        names: of the metrics: three of HOTA, accuracy, precision, IDF1, and the counts.
+    """
+    identity, counting = fields["Identity"], fields["BddCounting"]
+    num_boxes = 2 * identity["IDTP"] + identity["IDFN"] + identity["IDFP"]
+    has_identity_score = row.is_average or num_boxes > 0
+    return {
+        **hota_numbers(fields["HOTA"]),
+        names[3]: 100.0 * float(counting["MOTA"]),
+        names[4]: 100.0 * float(counting["MOTP"]),
+        "IDF1": 100.0 * float(identity["IDF1"]) if has_identity_score else float("nan"),
+        **{name: int(counting[name]) for name in names[6:]},
+    }
 
 
 def find_targets(truth: SequenceTruth, num_classes: int, *, trim_px: float = 0.0) -> Targets:
@@ -195,7 +211,7 @@ def prepare_classes(targets: Targets, result: SequenceResult, num_classes: int) 
     )
     pairs = find_pairs(targets.side, track_side)
     is_covered = _is_covered(track_side, targets)
-    is_excused = _is_unmatched(targets.side, track_side, pairs, is_covered)
+    is_excused = find_unmatched(targets.side, track_side, pairs, is_covered)
     return split_classes(
         targets.side,
         track_side,
@@ -205,6 +221,35 @@ def prepare_classes(targets: Targets, result: SequenceResult, num_classes: int) 
         num_classes=num_classes,
         num_frames=targets.num_frames,
     )
+
+
+def find_unmatched(truth: Side, tracks: Side, pairs: Pairs, asked: Bool) -> Bool:
+    """Which of the asked tracks the best matching of their class and frame leaves out.
+
+    Args:
+        truth: truth side.
+        tracks: track side.
+        pairs: overlaps of the two, by row.
+        asked: (T,).
+    """
+    allowed = 1.0 - pairs.iou <= MAX_DISTANCE
+    rows, columns, ious = pairs.truth[allowed], pairs.track[allowed], pairs.iou[allowed]
+    is_matched = np.zeros(len(tracks), bool)
+    contested = is_contested(rows, columns, len(truth), len(tracks))
+    is_matched[columns[~contested]] = True
+    for key in np.unique(tracks.key[columns[contested & asked[columns]]]):
+        first_row, last_row = np.searchsorted(truth.key, [key, key + 1])
+        first_column, last_column = np.searchsorted(tracks.key, [key, key + 1])
+        here = slice(*np.searchsorted(rows, [first_row, last_row]))
+        chosen = match_most_then_cheapest(
+            int(last_row - first_row),
+            int(last_column - first_column),
+            rows[here] - first_row,
+            columns[here] - first_column,
+            1.0 - ious[here],
+        )
+        is_matched[columns[here][chosen]] = True
+    return asked & ~is_matched
 
 
 def _is_target(annotations: Annotations, num_classes: int) -> Bool:
@@ -243,25 +288,3 @@ def _is_covered(tracks: Side, targets: Targets) -> Bool:
     is_covered = np.zeros(len(tracks), bool)
     is_covered[rows[shares > MAX_COVERED_SHARE]] = True
     return is_covered
-
-
-def _is_unmatched(truth: Side, tracks: Side, pairs: Pairs, asked: Bool) -> Bool:
-    """(T,) which of the asked tracks the best matching of their class and frame leaves out."""
-    allowed = 1.0 - pairs.iou <= MAX_DISTANCE
-    rows, columns, ious = pairs.truth[allowed], pairs.track[allowed], pairs.iou[allowed]
-    is_matched = np.zeros(len(tracks), bool)
-    contested = is_contested(rows, columns, len(truth), len(tracks))
-    is_matched[columns[~contested]] = True
-    for key in np.unique(tracks.key[columns[contested & asked[columns]]]):
-        first_row, last_row = np.searchsorted(truth.key, [key, key + 1])
-        first_column, last_column = np.searchsorted(tracks.key, [key, key + 1])
-        here = slice(*np.searchsorted(rows, [first_row, last_row]))
-        chosen = match_most_then_cheapest(
-            int(last_row - first_row),
-            int(last_column - first_column),
-            rows[here] - first_row,
-            columns[here] - first_column,
-            1.0 - ious[here],
-        )
-        is_matched[columns[here][chosen]] = True
-    return asked & ~is_matched

@@ -5,7 +5,7 @@ Legend: N rows of one side, G truth rows, T track rows, K overlapping pairs, F f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,10 @@ import numpy.typing as npt
 from datasets.schema import Bool, Float64, Int64, SequenceResult, SequenceTruth, Tracks
 from pipeline.metrics.class_data import ClassData
 from pipeline.metrics.overlap import overlaps
+
+MAX_COVERED_SHARE: Final = 0.5
+"""An unmatched prediction with more than this share of its area in one ignored box or mask is no
+error."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,7 +150,7 @@ def check_result(truth: SequenceTruth, result: SequenceResult, num_classes: int)
         )
     _check_frames(truth, tracks)
     is_class = (tracks.class_index >= 0) & (tracks.class_index < num_classes)
-    _check_rows(
+    check_rows(
         truth,
         tracks.frame_index,
         ~is_class,
@@ -177,7 +181,7 @@ def check_boxes(
     Raises:
         ValueError: names the sequence, the frame and the box.
     """
-    _check_rows(
+    check_rows(
         truth,
         frame_index,
         ~np.isfinite(boxes).all(axis=1),
@@ -202,7 +206,7 @@ def check_unique_ids(
     repeats[order[1:]] = (frame_index[order[1:]] == frame_index[order[:-1]]) & (
         ids[order[1:]] == ids[order[:-1]]
     )
-    _check_rows(
+    check_rows(
         truth,
         frame_index,
         repeats,
@@ -210,12 +214,23 @@ def check_unique_ids(
     )
 
 
-def _check_rows(
+def check_rows(
     truth: SequenceTruth,
     frame_index: npt.NDArray[Any],
     is_wrong: Bool,
     describe: Callable[[int], str],
 ) -> None:
+    """Refuse rows of which something is wrong.
+
+    Args:
+        truth: of the sequence.
+        frame_index: (N,) of the rows.
+        is_wrong: (N,).
+        describe: says of a row what was found and what was expected.
+
+    Raises:
+        ValueError: names the sequence and the frame of the first one.
+    """
     wrong = np.flatnonzero(is_wrong)
     if len(wrong):
         row = int(wrong[0])

@@ -7,12 +7,15 @@ metrics count sequences and combine them; rows are classes, pools of classes, or
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Final, Protocol, cast
 
 import numpy as np
 
 from datasets.schema import Int64, SequenceResult, SequenceTruth
 from pipeline.metrics.class_data import ClassData
+
+_ACCURACIES: Final = ("MOTA", "MOTSA")
+_ERROR_COUNTS: Final = (("FN",), ("FP",), ("IDSw", "IDS"), ("FM", "Frag"))
 
 Fields = dict[str, Any]
 """What a metric knows of one row: counts, ratios as fractions, arrays over HOTA's thresholds."""
@@ -59,15 +62,39 @@ class ScoringProtocol(ABC):
     """Columns of the table."""
     missing_is_empty: ClassVar[bool]
     """Whether a sequence without a result counts as an empty result, or is an error."""
+    compares_masks: ClassVar[bool] = False
+    """Whether masks are compared; otherwise boxes."""
+    half_matches: ClassVar[bool] = True
+    """Whether an overlap of exactly 0.5 is a match."""
     classes: tuple[str, ...]
     """In the fixed order of every reduction."""
     rows: tuple[Row, ...]
-    """Lines of the table; the last one is the summary."""
+    """Lines of the table; where one covers all classes, the last one does."""
     metrics: Mapping[str, Any]
     """Metrics with trackeval's methods, whose `fields_to_combine` are all that it combines."""
     counted_by: ClassVar[str]
     """The one of them that counts misses, false boxes, switches and fragments: an `ErrorCounter`.
     """
+
+    @property
+    def summary_rows(self) -> tuple[Row, ...]:
+        """Lines that stand for a result: the means and the last one, or all classes where a
+        benchmark never puts them together."""
+        last = self.rows[-1]
+        if last.classes != self.classes:
+            return self.rows
+        return tuple(row for row in self.rows if row.is_average or row is last)
+
+    @property
+    def accuracy(self) -> str:
+        """The metric that every counted error but a fragment takes its share from."""
+        return next(name for name in _ACCURACIES if name in self.metric_names)
+
+    @property
+    def error_counts(self) -> tuple[str, ...]:
+        """Metrics that count missed and false ones, switches and fragments, in this order."""
+        names = self.metric_names
+        return tuple(next(n for n in known if n in names) for known in _ERROR_COUNTS)
 
     @property
     def counter(self) -> ErrorCounter:

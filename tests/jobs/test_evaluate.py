@@ -12,6 +12,8 @@ import pytest
 
 from datasets.registry import BENCHMARKS
 from jobs import command, evaluate
+from pipeline.evaluate import PROTOCOLS
+from tests.mots_files import Object, random_scene, strip, write_text
 
 Edit = Callable[[list[dict[str, Any]]], Any]
 
@@ -37,6 +39,7 @@ def _score(truth: Path, results: Path, *further: str) -> int:
 
 def test_names_of_benchmarks() -> None:
     assert sorted(BENCHMARKS) == list(command.BENCHMARKS)
+    assert list(command.SCORED) == sorted(set(BENCHMARKS) & set(PROTOCOLS))
 
 
 def test_table_on_stdout_and_report_in_a_file(
@@ -71,6 +74,76 @@ def test_folders_of_files_score_as_one_file(truth_path: Path, tmp_path: Path) ->
     assert _score(truth_path, truth_path.with_name("results.json"), "--json", str(one)) == 0
     assert _score(tmp_path / "truth", tmp_path / "results", "--json", str(two)) == 0
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.fixture
+def kitti_mots(tmp_path: Path) -> Path:
+    """Truth and results of two short sequences, in folders of those names."""
+    for seed, name in enumerate(("0002", "0006")):
+        truth, result = random_scene(seed, 8)
+        write_text(tmp_path / "truth" / f"{name}.txt", truth)
+        write_text(tmp_path / "results" / f"{name}.txt", result)
+    seqmap = "".join(f"{name} empty 000000 000007\n" for name in ("0002", "0006"))
+    (tmp_path / "truth" / "val.seqmap").write_text(seqmap)
+    return tmp_path
+
+
+def _score_masks(folder: Path, *further: str) -> int:
+    arguments = ["--truth", str(folder / "truth"), "--results", str(folder / "results")]
+    return command.run(evaluate.main, ["--benchmark", "kitti_mots", *arguments, *further])
+
+
+def test_masks_are_scored_by_class(kitti_mots: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report_path = kitti_mots / "scores.json"
+    assert _score_masks(kitti_mots, "--json", str(report_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = ["sMOTSA", "MOTSA", "MOTSP", "HOTA", "DetA", "AssA", "IDF1"]
+    names += ["TP", "FP", "FN", "IDS", "MT", "PT", "ML", "Frag"]
+    assert lines[0].split() == names
+    assert [line.split()[0] for line in lines[1:3]] == ["car", "pedestrian"]
+    assert lines[-1].startswith("kitti_mots rules on 2 sequence(s), trackeval 1.")
+    report = json.loads(report_path.read_text())
+    assert list(report["metrics"]["car"]) == names
+    assert list(report["sequences"]) == ["0002", "0006"]
+    assert 0 < report["metrics"]["car"]["MOTSP"] <= 100
+
+
+def test_masks_that_overlap_are_an_error_with_the_place(
+    kitti_mots: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = [Object(5, track, 0, strip(0, 9)) for track in (1, 2)]
+    write_text(kitti_mots / "results" / "0006.txt", twice)
+    assert _score_masks(kitti_mots) == 1
+    error = capsys.readouterr().err
+    assert "0006.txt" in error
+    assert "overlap" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "sequence"),
+    [("car", "0006"), ("car", "0020"), ("car", "0027"), ("person", "0020"), ("person", "0027")],
+)
+def test_real_masks_scored_against_themselves_are_perfect(
+    kind: str, sequence: str, shared: Path, tmp_path: Path
+) -> None:
+    """Results of the PointTrack authors, with ids that truth could have."""
+    results = shared / "data/kitti_mots_segs" / kind
+    rows = [line.split() for line in (results / f"{sequence}.txt").read_text().splitlines()]
+    lines = [
+        f"{frame} {int(class_id) * 1000 + int(track)} {class_id} {' '.join(mask)}\n"
+        for frame, track, class_id, *mask in rows
+    ]
+    for folder, content in (
+        ("truth", "".join(lines)),
+        ("results", (results / f"{sequence}.txt").read_text()),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{sequence}.txt").write_text(content)
+    assert _score_masks(tmp_path, "--json", str(tmp_path / "scores.json")) == 0
+    metrics = json.loads((tmp_path / "scores.json").read_text())["metrics"]
+    numbers = metrics["car" if kind == "car" else "pedestrian"]
+    assert [numbers[name] for name in ("sMOTSA", "MOTSA", "MOTSP")] == [100.0] * 3
+    assert (numbers["TP"], numbers["FP"], numbers["FN"], numbers["IDS"]) == (len(rows), 0, 0, 0)
 
 
 @pytest.mark.slow

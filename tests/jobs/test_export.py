@@ -64,7 +64,7 @@ def test_every_frame_of_every_sequence_is_written(
 ) -> None:
     out = tmp_path / "submission"
     assert _export(tracks, out) == 0
-    assert capsys.readouterr().out == f"{out}: 2 sequences, 1 boxes\n"
+    assert capsys.readouterr().out == f"{out}: 2 sequences, 1 objects\n"
     frames = json.loads((out / "one.json").read_text())
     assert [frame["name"] for frame in frames] == ["one-1.jpg", "one-2.jpg", "one-3.jpg"]
     assert frames[2]["labels"][0]["box2d"] == {"x1": 1.0, "y1": 2.0, "x2": 4.0, "y2": 3.0}

@@ -21,12 +21,40 @@ from pipeline.confidence import (
 from pipeline.evaluate import EvaluationConfig, build_protocol, evaluate_sequence
 from pipeline.leaderboard import headline_numbers
 from pipeline.metrics.protocol import ScoringProtocol
+from tests.mots_files import random_scene, result_of, truth_of
 
 RandomSequence = Callable[..., tuple[SequenceTruth, SequenceResult]]
 
 BDD100K = build_protocol(EvaluationConfig())
 MOT17 = build_protocol(EvaluationConfig(protocol="mot17"))
+KITTI_MOTS = build_protocol(EvaluationConfig(protocol="kitti_mots"))
 BOTH_RULES = pytest.mark.parametrize("protocol", [BDD100K, MOT17], ids=lambda rules: rules.name)
+
+
+@pytest.fixture(scope="module")
+def mask_fields() -> ResultFields:
+    """Five sequences of masks, one of them without a single track."""
+    fields = {}
+    for index in range(5):
+        truth, result = random_scene(index, 12)
+        name = f"s{index}"
+        scores = evaluate_sequence(
+            KITTI_MOTS,
+            truth_of(truth, 12, name=name),
+            result_of(result if index else [], name=name),
+        )
+        fields[name] = scores.fields
+    return fields
+
+
+def test_classes_that_are_never_put_together_are_resampled_each(mask_fields: ResultFields) -> None:
+    counts = draw(5, 6)
+    found = resampled_numbers(KITTI_MOTS, mask_fields, counts)
+    for index, row in enumerate(counts.tolist()):
+        expected = by_definition(KITTI_MOTS, mask_fields, row)
+        assert found.keys() == expected.keys()
+        assert {name: values[index] for name, values in found.items()} == pytest.approx(expected)
+    assert intervals(KITTI_MOTS, mask_fields, 20).keys() == found.keys()
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +206,7 @@ def test_ahead_means_more_of_a_score_and_less_of_an_error(
     for index in range(4):
         truth, result = random_sequence(f"s{index}")
         half = np.flatnonzero(result.tracks.track_id < 10_000)
-        fewer = type(result.tracks)(**{k: v[half] for k, v in vars(result.tracks).items()})
+        fewer = result.tracks.select(half)
         better = SequenceResult(name=truth.name, tracks=fewer, num_frames=result.num_frames)
         ours[truth.name] = evaluate_sequence(BDD100K, truth, better).fields
         theirs[truth.name] = evaluate_sequence(BDD100K, truth, result).fields

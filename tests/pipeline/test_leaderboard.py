@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluate import PROTOCOLS, EvaluationConfig, build_protocol
 from pipeline.leaderboard import (
     Leaderboard,
     ResultRow,
@@ -19,8 +20,10 @@ from pipeline.leaderboard import (
     format_interval,
     format_number,
     headline_numbers,
+    less_is_better,
     rank,
     ranking_metrics,
+    summary_curves,
 )
 
 MakeRow = Callable[..., ResultRow]
@@ -120,6 +123,65 @@ def test_headline_takes_averages_of_classes_and_pooled_counts() -> None:
     }
     expected = {"mMOTA": 24.3, "mIDF1": 32.2, "mHOTA": 26.2}
     assert headline_numbers(table) == {**expected, **table["OVERALL"]}
+
+
+KITTI_MOTS = {
+    "car": {"sMOTSA": 76.2, "HOTA": 70.0, "TP": 7000, "IDS": 93},
+    "pedestrian": {"sMOTSA": 46.8, "HOTA": 50.0, "TP": 2000, "IDS": 78},
+}
+
+
+def test_classes_that_are_never_put_together_have_headlines_of_their_own() -> None:
+    assert headline_numbers(KITTI_MOTS) == {
+        **{"car/sMOTSA": 76.2, "pedestrian/sMOTSA": 46.8},
+        **{"car/HOTA": 70.0, "pedestrian/HOTA": 50.0},
+        **{"car/IDS": 93, "pedestrian/IDS": 78},
+    }
+    curves = {name: {"HOTA": [1.0], "DetA": [2.0]} for name in KITTI_MOTS}
+    assert summary_curves(curves) == {"car/HOTA": [1.0], "pedestrian/HOTA": [1.0]}
+    assert summary_curves({"pedestrian": curves["car"]}) == curves["car"]
+    assert summary_curves({"car": {}, "OVERALL": curves["car"]}) == curves["car"]
+
+
+def test_numbers_of_a_class_are_what_the_metric_is() -> None:
+    assert format_number("car/IDS", 93.0) == "93"
+    assert format_number("car/sMOTSA", 76.2) == "76.20"
+    assert (less_is_better("car/IDS"), less_is_better("car/HOTA")) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "metrics"),
+    [
+        ("kitti_mots", ("car/sMOTSA", "pedestrian/sMOTSA", "car/HOTA", "pedestrian/HOTA")),
+        ("apollo_mots", ("sMOTSA", "HOTA")),
+        ("mots_challenge", ("sMOTSA", "HOTA")),
+        ("bdd100k_mots", ("mMOTSA", "mIDF1")),
+    ],
+)
+def test_results_of_masks_are_ranked_by_smotsa_then_hota(
+    protocol: str, metrics: tuple[str, ...], make_row: MakeRow
+) -> None:
+    rows = [
+        make_row(name, protocol=protocol, metrics=dict.fromkeys(metrics, 50.0) | changes)
+        for name, changes in (
+            ("less of the last", {metrics[-1]: 49.0}),
+            ("more of the first", {metrics[0]: 51.0, metrics[-1]: 1.0}),
+            ("as it is", {}),
+        )
+    ]
+    (board,) = rank(rows)
+    assert [entry.row.name for entry in board.entries] == [
+        *("more of the first", "as it is", "less of the last"),
+    ]
+    assert board.metrics == metrics
+
+
+def test_every_protocol_reports_what_ranks_it() -> None:
+    from pipeline.sweep import known_metrics
+
+    for name in PROTOCOLS:
+        protocol = build_protocol(EvaluationConfig(protocol=name))
+        assert set(ranking_metrics(name)) <= set(known_metrics(protocol)), name
 
 
 def test_a_row_survives_json(full_row: ResultRow) -> None:

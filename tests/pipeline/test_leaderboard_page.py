@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline.leaderboard import ResultRow, rank
+from pipeline.leaderboard import ResultRow, rank, summary_numbers
 from pipeline.leaderboard_formats import PROVENANCE
 from pipeline.leaderboard_page import format_html
 
@@ -160,6 +160,27 @@ def test_equal_rows_of_one_name_keep_a_curve_each(full_row: ResultRow) -> None:
     twin = ResultRow.from_dict({**full_row.to_dict(), "fingerprint": "ab"})
     page = _Page(format_html(rank([full_row, twin]), made_by="x"))
     assert len(page.all("polyline")) == 2 + 2 * 4
+
+
+def test_classes_that_are_never_put_together_stand_side_by_side(full_row: ResultRow) -> None:
+    table = {name: {"sMOTSA": 76.2, "IDS": 93} for name in ("car", "pedestrian")}
+    row = replace(
+        full_row,
+        protocol="kitti_mots",
+        metrics=summary_numbers(table),
+        per_class=table,
+        per_sequence={"0002": table},
+        hota_curves={f"{name}/HOTA": full_row.hota_curves["HOTA"] for name in table},
+    )
+    page = _Page(format_html(rank([row]), made_by="x"))
+    assert "ranked by car/sMOTSA, then pedestrian/sMOTSA" in page.text
+    assert f"{row.name}, pedestrian" in page.text
+    assert "Over the localisation threshold, by class" in page.text
+    assert len(page.all("button")) == 2 + 4 + 1
+    assert {cell["data-first"] for cell in page.all("th") if "data-first" in cell} == {
+        *("ascending", "descending"),
+    }
+    assert page.text.count("pedestrian/IDS") == 2  # a column, and one of the sequences' table
 
 
 def test_intervals_stand_small_below_their_number(full_row: ResultRow) -> None:

@@ -23,6 +23,7 @@ from pipeline.scores import (
     score,
 )
 from pipeline.store import Artefact, fingerprint
+from tests.mots_files import random_scene, result_of, truth_of
 from tests.stored_truth import write_truth
 
 RandomSequence = Callable[..., tuple[SequenceTruth, SequenceResult]]
@@ -48,6 +49,21 @@ def store(root: Path, pairs: Pairs) -> tuple[Artefact, Artefact]:
     frames.finish(pairs, {})
     tracks.finish(pairs, {})
     return frames, tracks
+
+
+def test_masks_come_through_the_store(tmp_path: Path) -> None:
+    """Read back and scored as if they had never been stored, and kept with their intervals."""
+    pairs = {}
+    for index, name in enumerate(("0002", "0006")):
+        truth, result = random_scene(index, 12)
+        pairs[name] = truth_of(truth, 12, name=name), result_of(result, name=name)
+    rules = EvaluationConfig(protocol="kitti_mots")
+    kept = score(*store(tmp_path, pairs), rules)
+    truths = {name: truth for name, (truth, _) in pairs.items()}
+    results = {name: result for name, (_, result) in pairs.items()}
+    expected = evaluate(build_protocol(rules), truths, results)
+    assert read_report(kept).metrics == expected.metrics
+    assert {"car/sMOTSA", "pedestrian/IDS"} <= read_intervals(kept).keys()
 
 
 def test_the_report_comes_back_with_what_it_was_made_of(tmp_path: Path, pairs: Pairs) -> None:
