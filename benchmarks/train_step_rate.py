@@ -86,7 +86,8 @@ def train_config(turn: int) -> "TrainConfig":
 
 def under_ray(frames: "Artefact", turn: int) -> tuple[float, float]:
     """Seconds and CPU seconds of a step as the product trains."""
-    from pipeline.train import read_history, train
+    from pipeline.fit import read_history
+    from pipeline.train import train
 
     used: list[tuple[int, dict[int, float]]] = []
 
@@ -134,6 +135,7 @@ def plain_ddp(frames: "Artefact", turn: int) -> tuple[float, float]:
 def _serve(rank: int, folder: str, frames: "Artefact", turn: int, queue: Any) -> None:
     import torch
 
+    from pipeline.qdtrack_training import QDTrackLearner
     from pipeline.train import initial_model
     from pipeline.training_input import read_training_set
     from pipeline.training_loop import Hooks, run_training
@@ -157,8 +159,7 @@ def _serve(rank: int, folder: str, frames: "Artefact", turn: int, queue: Any) ->
             yield pairs
 
     run_training(
-        initial_model(model, config),
-        config,
+        QDTrackLearner(initial_model(model, config), config),
         steps,
         steps_per_epoch=steps_per_epoch,
         device=torch.device("cpu"),

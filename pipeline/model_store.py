@@ -13,8 +13,10 @@ from pipeline.locations import is_local, open_filesystem
 from pipeline.store import Artefact
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from models.qdtrack.model import QDTrack
-    from models.weights import Origin
+    from models.weights import Network, Origin
 
 STAGE: Final = "weights"
 MODEL_PART: Final = "model"
@@ -52,7 +54,7 @@ def adopt_weights(path: Path, root: str, dataset: str) -> Artefact:
     return artefact
 
 
-def keep_model(artefact: Artefact, model: "QDTrack", origin: "Origin" = "quasar") -> None:
+def keep_model(artefact: Artefact, model: "nn.Module", origin: "Origin" = "quasar") -> None:
     """Write a trained model into its artefact; `finish` is left to the caller."""
     from models.weights import save_weights
 
@@ -63,11 +65,22 @@ def keep_model(artefact: Artefact, model: "QDTrack", origin: "Origin" = "quasar"
 
 
 def load_model(artefact: Artefact, device: str = "cpu") -> "QDTrack":
-    """The network of a weights artefact on a device, in evaluation mode."""
+    """The quasi-dense network of a weights artefact; see `load_network`."""
+    from models.qdtrack.model import QDTrack
+
+    return load_network(artefact, QDTrack, device)
+
+
+def load_network(artefact: Artefact, network: "type[Network]", device: str = "cpu") -> "Network":
+    """The network of a weights artefact on a device, in evaluation mode.
+
+    Raises:
+        ValueError: the weights are of another kind of network.
+    """
     from models.weights import load_weights
 
     with model_file(artefact) as path:
-        model = load_weights(path).model
+        model = load_weights(path, network).model
     return model.to(device)
 
 

@@ -12,13 +12,14 @@ from pipeline.config import ExperimentConfig
 from pipeline.contestants import Contestant, Result, compete
 from pipeline.epoch_score import EpochScorer
 from pipeline.evaluate import EvaluationConfig
+from pipeline.fit import OnMetrics
 from pipeline.infer import BoxSource, InferConfig, infer
 from pipeline.ingest import DataConfig, NothingFoundError, ingest
 from pipeline.leaderboard import format_number, ranking_metrics
 from pipeline.model_store import adopt_weights
 from pipeline.progress import Say
 from pipeline.store import Artefact
-from pipeline.train import OnMetrics, train
+from pipeline.train import train
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,9 @@ def train_recipe(
             [frames[split] for split in config.data.train_splits if split in frames],
             config.model,
             config.train,
-            num_workers=_training_workers(config.train.pairs_per_step, options.num_workers),
+            num_workers=training_workers(
+                "train.pairs_per_step", config.train.pairs_per_step, options.num_workers
+            ),
             gpus_per_worker=options.gpus_per_worker,
             init_weights=init_weights,
             validation=validation,
@@ -202,13 +205,18 @@ def score_contestant(
     return result
 
 
-def _training_workers(pairs_per_step: int, num_workers: int) -> int:
-    """As many workers as there are, but so that each gets the same number of pairs a step."""
-    count = max(n for n in range(1, num_workers + 1) if pairs_per_step % n == 0)
+def training_workers(path: str, per_step: int, num_workers: int) -> int:
+    """As many workers as there are, but so that each gets the same share of a step.
+
+    Args:
+        path: of the field that says how much a step learns from, for the message.
+        per_step: its value.
+        num_workers: that there are.
+    """
+    count = max(n for n in range(1, num_workers + 1) if per_step % n == 0)
     if count < num_workers:
         logger.warning(
-            "training uses %d of %d workers: train.pairs_per_step is %d, which %d would not share "
-            "evenly",
-            *(count, num_workers, pairs_per_step, num_workers),
+            "training uses %d of %d workers: %s is %d, which %d would not share evenly",
+            *(count, num_workers, path, per_step, num_workers),
         )
     return count

@@ -2,9 +2,7 @@
 
 import hashlib
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,30 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 from datasets.transforms import AugmentConfig
 from models.config_io import config_to_dict
 from models.qdtrack.config import OptimizerConfig, QDTrackConfig
-from pipeline.locations import join_location, open_filesystem
+from pipeline.fit import OnMetrics
 from pipeline.model_store import MODEL_PART, STAGE
 from pipeline.overrides import flatten
-from pipeline.progress import Progress
 from pipeline.store import Artefact, fingerprint
 
 if TYPE_CHECKING:
     from models.qdtrack.model import QDTrack
     from pipeline.training_input import TrainingSet
-    from pipeline.training_worker import TrainingJob
 
 logger = logging.getLogger(__name__)
 
 VERSION: Final = 1
 """Raised when the code changes what is trained."""
 
-HISTORY_PART: Final = "history"
-HISTORY_FILE: Final = "history.parquet"
-"""One row per optimiser step, one column per metric, null where a step has none."""
-
 RANDOM_BACKBONE: Final = "random"
-
-OnMetrics = Callable[[int, dict[str, float]], None]
-"""Takes the optimiser steps done and the metrics of the last of them."""
 
 EpochScore = Callable[["QDTrack", int], dict[str, float]]
 """(model, epoch) -> metrics; picklable, runs on the worker of rank 0 after every epoch."""
@@ -49,13 +38,6 @@ _FIXED_BY_WEIGHTS: Final = (
     "detector.roi_head.delta_stds",
 )
 """Beginnings of the fields of a model that its weights were made for."""
-
-_CHECKPOINTS_FOLDER: Final = "checkpoints"
-_SNAPSHOT_FILE: Final = "checkpoint_manager_snapshot.json"
-_MAX_FAILURES: Final = 3
-_CPUS_PER_WORKER: Final = 0.5
-"""Half of one, so that two workers on two CPUs leave room for small tasks of others."""
-_POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +167,9 @@ def train(
         return output
     import ray
 
-    from pipeline.training_collector import start_collector
+    from pipeline.fit import fit
+    from pipeline.qdtrack_training import QDTrackTask
     from pipeline.training_input import read_training_set
-    from pipeline.training_worker import TrainingJob
 
     def read(artefacts: Sequence[Artefact]) -> "TrainingSet":
         return read_training_set(
@@ -200,20 +182,31 @@ def train(
     if validation_set is not None and len(validation_set.index) == 0:
         logger.warning("no validation losses: the validation split has no pair to compute them of")
         validation_set = None
-    job = TrainingJob(
+    task = QDTrackTask(
         model_config=model_config,
         train_config=train_config,
         training_set=ray.put(training_set),
         validation_set=ray.put(validation_set),
         initial_state=ray.put(initial_model(model_config, train_config, init_weights).state_dict()),
         steps_per_epoch=steps_per_epoch,
-        checkpoint_every=checkpoint_every,
-        checkpoints=join_location(output.root, _CHECKPOINTS_FOLDER, output.fingerprint),
         output=output,
         score_epoch=score_epoch,
-        collector=start_collector(),
     )
-    _fit(job, num_workers, gpus_per_worker, on_metrics)
+
+    def tell(step: int, metrics: dict[str, float]) -> None:
+        unmatched = round(metrics["pairs_without_shared_identity"] * num_workers)
+        if unmatched:
+            logger.warning("step %d: %d pairs without a shared identity", step, unmatched)
+        if on_metrics is not None:
+            on_metrics(step, metrics)
+
+    fit(
+        task,
+        num_workers=num_workers,
+        gpus_per_worker=gpus_per_worker,
+        on_metrics=tell,
+        checkpoint_every=checkpoint_every,
+    )
     inputs = {artefact.split: artefact.fingerprint for artefact in frames}
     details = {
         "origin": "quasar",
@@ -228,15 +221,6 @@ def train(
     }
     output.finish([MODEL_PART], details)
     return output
-
-
-def read_history(weights: Artefact) -> list[tuple[int, dict[str, float]]]:
-    """Metrics of a finished training by optimiser step, in order."""
-    table = weights.part(HISTORY_PART).read_parquet(HISTORY_FILE)
-    return [
-        (row.pop("step"), {name: value for name, value in row.items() if value is not None})
-        for row in table.to_pylist()
-    ]
 
 
 def initial_model(
@@ -263,7 +247,7 @@ def initial_model(
         torch.manual_seed(train_config.seed)
         model = QDTrack(model_config)
     if init_weights is not None:
-        loaded = load_weights(init_weights)
+        loaded = load_weights(init_weights, QDTrack)
         _check_same_meaning(loaded.model.config, model_config, init_weights)
         try:
             model.load_state_dict(loaded.model.state_dict())
@@ -304,89 +288,6 @@ def _plan_first_epoch(training_set: "TrainingSet", config: TrainConfig) -> int:
         *(plan.num_left_out, index.num_without_boxes, index.num_without_reference, config.scope),
     )
     return plan.num_steps
-
-
-def _fit(
-    job: "TrainingJob", num_workers: int, gpus_per_worker: float, on_metrics: OnMetrics | None
-) -> None:
-    """Run Ray Train in a thread, and hand on metrics in this one."""
-    import ray
-
-    from pipeline.checkpoints import remove_old_checkpoints
-    from pipeline.training_loop import TrainingError
-
-    trainer = _trainer(job, num_workers, gpus_per_worker)
-    remove_old_checkpoints(job.checkpoints)
-    errors: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # the border of a thread: raised again below
-            errors.append(error)
-
-    # In the main thread Ray Train would take Ctrl-C for itself, and keep it afterwards.
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    num_steps = job.steps_per_epoch * job.train_config.optimizer.epochs
-    with Progress("train", num_steps, "steps") as progress:
-        thread.start()
-        while thread.is_alive():
-            thread.join(_POLL_S)
-            _hand_on(job, num_workers, on_metrics, progress)
-    if errors:
-        failure = ray.get(job.collector.failure.remote())
-        raise TrainingError(failure or f"training did not finish: {errors[0]}") from errors[0]
-    remove_old_checkpoints(job.checkpoints)
-
-
-def _trainer(job: "TrainingJob", num_workers: int, gpus_per_worker: float) -> Any:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from pipeline.checkpoints import NUM_KEPT
-    from pipeline.training_worker import StopOnFailure, train_worker
-
-    resources = {"CPU": _CPUS_PER_WORKER}
-    if gpus_per_worker:
-        resources["GPU"] = gpus_per_worker
-    filesystem, path = open_filesystem(job.checkpoints)
-    storage, _, name = path.rpartition("/")
-    # Ray Train's own register of checkpoints is rewritten in place: a kill at that moment would
-    # break every later run of this name. Workers look at the checkpoints themselves instead.
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(f"{path}/{_SNAPSHOT_FILE}")
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=gpus_per_worker > 0,
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=NUM_KEPT),
-            callbacks=[StopOnFailure(job.collector)],
-        ),
-    )
-
-
-def _hand_on(
-    job: "TrainingJob", num_workers: int, on_metrics: OnMetrics | None, progress: Progress
-) -> None:
-    import ray
-
-    for step, metrics in ray.get(job.collector.take.remote()):
-        if on_metrics is not None:
-            on_metrics(step, metrics)
-        unmatched = round(metrics["pairs_without_shared_identity"] * num_workers)
-        if unmatched:
-            logger.warning("step %d: %d pairs without a shared identity", step, unmatched)
-        progress.advance(note=f"loss {metrics['total']:.3f}")
 
 
 def _digest(path: str) -> str:

@@ -1,7 +1,7 @@
 """The training loop of one worker: plain torch, with or without a process group, without Ray.
 
-What it is fed and where its checkpoints go is handed in, so the same loop runs under Ray Train, in
-one process, and under bare torch.distributed.
+What is trained, what it is fed and where checkpoints go is handed in, so the same loop trains every
+network, and runs under Ray Train, in one process, and under bare torch.distributed.
 """
 
 import math
@@ -10,32 +10,105 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import torch
 from torch import distributed, nn
 
-from models.config_io import config_to_dict
-from models.qdtrack.model import QDTrack
-from models.qdtrack.training import (
-    build_optimizer,
-    build_scaler,
-    learning_rate,
-    make_batch,
-    step_generator,
-    train_step,
-)
-from pipeline.train import TrainConfig
-from pipeline.training_input import StepPairs
-
-CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_VERSION: Final = 2
 """Raised by hand when a checkpoint holds something else."""
 
 Checkpoint = dict[str, Any]
 """Tensors, numbers, strings and containers only, so that it loads with `weights_only=True`."""
 
-Steps = Callable[[int], Generator[StepPairs, None, None]]
-"""(steps done) -> the pairs of this worker, step by step to the end of training."""
+Steps = Callable[[int], Generator[Any, None, None]]
+"""(steps done) -> what this worker learns from, step by step to the end of training."""
+
+
+class StepPlace(NamedTuple):
+    """Where in a training a step stands."""
+
+    step: int
+    """Optimiser steps done before it."""
+    rank: int
+    rate: float
+    """Learning rate."""
+    device: torch.device
+
+
+class BestBy(NamedTuple):
+    """Which of the states at the ends of epochs is kept."""
+
+    metric: str
+    """Of those that `Hooks.on_epoch_end` gives."""
+    order: Literal["highest", "lowest"]
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether `value` beats what is the best so far; equal ones do not."""
+        return value > than if self.order == "highest" else value < than
+
+
+class Learner(Protocol):
+    """One network in training: all that differs from one kind of network to another."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained and kept."""
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole training."""
+
+    @property
+    def unit(self) -> str:
+        """What a step learns from, in the plural: pairs, crops, tracks."""
+
+    @property
+    def units_per_step(self) -> int:
+        """Over all workers."""
+
+    @property
+    def best_by(self) -> BestBy | None:
+        """None keeps the last state."""
+
+    def settings(self) -> dict[str, Any]:
+        """Configs as plain values, for whoever looks into a checkpoint."""
+
+    def start_training(self) -> None:
+        """Put the model into the mode in which it is trained."""
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Over the parameters that are trained."""
+
+    def build_scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Loss scaler; one that is not enabled does nothing."""
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """Of the step before which `step` others were done: a function of these numbers alone."""
+
+    def train_step(
+        self,
+        module: nn.Module,
+        items: Any,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        place: StepPlace,
+    ) -> dict[str, float]:
+        """Update the parameters.
+
+        Args:
+            module: the model, or the same wrapped in DistributedDataParallel.
+            items: what this worker learns from.
+            optimizer: of `build_optimizer`.
+            scaler: of `build_scaler`.
+            place: where in the training.
+
+        Returns:
+            Metrics of the step, `total` among them, the same names on every rank.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite; nothing was updated.
+        """
 
 
 class History:
@@ -87,7 +160,7 @@ class Hooks:
     """Rank 0, after every step: optimiser steps done in all, and its metrics."""
     on_checkpoint: Callable[[Checkpoint | None], None] = lambda checkpoint: None
     """Every rank at the same steps; the checkpoint on rank 0, None on the others."""
-    on_epoch_end: Callable[[QDTrack, int], dict[str, float]] = lambda model, epoch: {}
+    on_epoch_end: Callable[[Any, int], dict[str, float]] = lambda model, epoch: {}
     """Rank 0, after every epoch: metrics of the model to add to those of the last step."""
 
 
@@ -96,8 +169,7 @@ class TrainingError(ValueError):
 
 
 def run_training(
-    model: QDTrack,
-    config: TrainConfig,
+    learner: Learner,
     steps: Steps,
     *,
     steps_per_epoch: int,
@@ -108,12 +180,12 @@ def run_training(
 ) -> History:
     """Train from the beginning or from a checkpoint to the end, in place.
 
-    With a process group, every rank calls this with the same model and its own pairs; gradients
-    are averaged over the ranks, and so are the metrics.
+    With a process group, every rank calls this with the same model and its own share of each step;
+    gradients are averaged over the ranks, and so are the metrics.
 
     Args:
-        model: with its initial weights, on any device; a checkpoint's take their place.
-        config: of the training.
+        learner: its model has the initial weights, on any device; a checkpoint's take their place.
+            In the end it has the last weights, or on rank 0 the best ones (see `BestBy`).
         steps: see `Steps`.
         steps_per_epoch: optimiser steps of every epoch.
         device: where to train.
@@ -128,10 +200,12 @@ def run_training(
         TrainingError: a loss or gradient is not finite (nothing was updated), or the checkpoint
             is of another training.
     """
-    loop = _Loop(model, config, steps_per_epoch, device, hooks)
+    loop = _Loop(learner, steps_per_epoch, device, hooks)
     if checkpoint is not None:
         loop.load(checkpoint)
     loop.run(steps, checkpoint_every)
+    if loop.best is not None:
+        loop.model.load_state_dict(loop.best["state"])
     return loop.history
 
 
@@ -139,30 +213,28 @@ class _Loop:
     """Everything that changes while training."""
 
     def __init__(
-        self,
-        model: QDTrack,
-        config: TrainConfig,
-        steps_per_epoch: int,
-        device: torch.device,
-        hooks: Hooks,
+        self, learner: Learner, steps_per_epoch: int, device: torch.device, hooks: Hooks
     ) -> None:
         self.rank, self.num_workers = _rank_and_size()
+        self.learner = learner
         # Not channels_last: a sixth faster on a CPU, but there torch 2.15 crashes (segmentation
         # fault in the backward pass of convolutions with few channels).
-        self.model = model.to(device).train()
+        self.model = learner.model.to(device)
+        learner.start_training()
         self.module = _distribute(self.model, device, self.num_workers)
-        self.optimizer = build_optimizer(self.model, config.optimizer)
-        self.scaler = build_scaler(config.optimizer, device)
-        self.config = config
+        self.optimizer = learner.build_optimizer()
+        self.scaler = learner.build_scaler(device)
         self.device = device
         self.hooks = hooks
         self.steps_per_epoch = steps_per_epoch
-        self.num_steps = steps_per_epoch * config.optimizer.epochs
+        self.num_steps = steps_per_epoch * learner.epochs
         self.step = 0
         """Optimiser steps done."""
         self.finished_at = time.perf_counter()
         """When the last one ended."""
         self.history = History()
+        self.best: dict[str, Any] | None = None
+        """On rank 0, the best state at the end of an epoch, its value and its step."""
 
     def run(self, steps: Steps, checkpoint_every: int) -> None:
         """Do all steps that are left."""
@@ -174,7 +246,8 @@ class _Loop:
                 epoch, in_epoch = divmod(self.step, self.steps_per_epoch)
                 if in_epoch == 0 and self.rank == 0:
                     row |= self.hooks.on_epoch_end(self.model, epoch - 1)
-                    self.model.train()
+                    self._keep_best(row)
+                    self.learner.start_training()
                 if self.rank == 0:
                     self.history.append(self.step, row)
                     self.hooks.on_step(self.step, row)
@@ -195,11 +268,9 @@ class _Loop:
             "schedule": {"step": self.step, "steps_per_epoch": self.steps_per_epoch},
             "position": {"epoch": epoch, "step": in_epoch},
             "random": random,
-            "config": {
-                "model": config_to_dict(self.model.config),
-                "train": config_to_dict(self.config),
-            },
+            "config": self.learner.settings(),
             "history": self.history.to_state(),
+            "best": self.best,
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -217,26 +288,30 @@ class _Loop:
         if self.device.type == "cuda" and "cuda" in checkpoint["random"]:
             torch.cuda.set_rng_state(checkpoint["random"]["cuda"], self.device)
         self.history = History.from_state(checkpoint["history"])
+        self.best = checkpoint["best"] if self.rank == 0 else None
         self.step = schedule["step"]
 
-    def _one_step(self, source: Iterator[StepPairs]) -> dict[str, float]:
+    def _keep_best(self, row: Mapping[str, float]) -> None:
+        best_by = self.learner.best_by
+        if best_by is None or best_by.metric not in row:
+            return
+        value = row[best_by.metric]
+        if math.isnan(value):  # nothing would ever be better than it
+            return
+        if self.best is None or best_by.is_better(value, than=self.best["value"]):
+            state = {
+                name: one.detach().cpu().clone() for name, one in self.model.state_dict().items()
+            }
+            self.best = {"value": value, "step": self.step, "state": state}
+
+    def _one_step(self, source: Iterator[Any]) -> dict[str, float]:
         started = time.perf_counter()
-        pairs = next(source)
+        items = next(source)
         waited = time.perf_counter() - started
-        batch = make_batch(pairs, self.model.config.input, self.device)
-        rate = learning_rate(
-            self.step, steps_per_epoch=self.steps_per_epoch, config=self.config.optimizer
-        )
+        rate = self.learner.learning_rate(self.step, self.steps_per_epoch)
+        place = StepPlace(self.step, self.rank, rate, self.device)
         try:
-            values = train_step(
-                self.module,
-                batch,
-                self.optimizer,
-                self.scaler,
-                rate=rate,
-                generator=step_generator(self.config.seed, step=self.step, rank=self.rank),
-                config=self.config.optimizer,
-            )
+            values = self.learner.train_step(self.module, items, self.optimizer, self.scaler, place)
         except FloatingPointError as error:
             epoch, in_epoch = divmod(self.step, self.steps_per_epoch)
             raise TrainingError(
@@ -252,7 +327,7 @@ class _Loop:
             **values,
             "learning_rate": rate,
             "epoch": self.step / self.steps_per_epoch,
-            "pairs_per_s": self.config.pairs_per_step / elapsed,
+            f"{self.learner.unit}_per_s": self.learner.units_per_step / elapsed,
             "data_wait_share": waited / elapsed,
         }
 

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from models.qdtrack.model import QDTrack
+from pipeline.fit import read_history
 from pipeline.model_store import load_model
+from pipeline.qdtrack_training import QDTrackLearner
 from pipeline.store import Artefact
-from pipeline.train import TrainConfig, initial_model, read_history, train, weights_artefact
+from pipeline.train import TrainConfig, initial_model, train, weights_artefact
 from pipeline.training_input import iterate_steps, read_training_set
 from pipeline.training_loop import Hooks, run_training
 from pipeline.windows import read_windows
@@ -59,8 +61,7 @@ def train_alone(
         )
 
     run_training(
-        model,
-        CONFIG,
+        QDTrackLearner(model, CONFIG),
         steps,
         steps_per_epoch=STEPS_PER_EPOCH,
         device=torch.device("cpu"),

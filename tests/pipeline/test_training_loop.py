@@ -13,12 +13,13 @@ import torch
 
 from models.qdtrack.config import OptimizerConfig
 from models.qdtrack.model import QDTrack
+from pipeline.fit import read_history
 from pipeline.model_store import load_model
+from pipeline.qdtrack_training import QDTrackLearner, validation_losses
 from pipeline.store import Artefact
-from pipeline.train import TrainConfig, initial_model, read_history, train, weights_artefact
+from pipeline.train import TrainConfig, initial_model, train, weights_artefact
 from pipeline.training_input import TrainingSet, iterate_steps, read_training_set
 from pipeline.training_loop import Checkpoint, History, Hooks, TrainingError, run_training
-from pipeline.training_worker import validation_losses
 from pipeline.windows import read_windows
 from tests.small_model import MODEL
 from tests.training_scene import TRAIN, assert_same_state, write_training_frames
@@ -81,8 +82,7 @@ def run_here(
         )
 
     run_training(
-        model,
-        config,
+        QDTrackLearner(model, config),
         steps,
         steps_per_epoch=STEPS_PER_EPOCH,
         device=CPU,
@@ -217,8 +217,7 @@ def _train_on_rank(rank: int, port_file: str, frames: list[Artefact], folder: st
 
     losses: list[dict[str, float]] = []
     run_training(
-        model,
-        TRAIN,
+        QDTrackLearner(model, TRAIN),
         steps,
         steps_per_epoch=STEPS_PER_EPOCH,
         device=CPU,
