@@ -5,16 +5,20 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_AUTH_MODE := token
 
-.PHONY: demo test test-fast lint format setup constraints clean
+.PHONY: demo demo-mots test test-fast lint format setup constraints clean
 
 demo: setup
 	$(BIN)/python -m jobs.train_bdd
 
-test: setup lint
-	$(BIN)/python -m pytest
+demo-mots: setup
+	$(BIN)/python -m jobs.train_kitti_mots
 
+test: test-fast lint
+	$(BIN)/python -m pytest -m "slow or gpu or cluster or browser"
+
+# No Ray and no browser: in two processes, each with one thread, since two would wait for each other.
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not cluster and not browser"
 
 lint: setup
 	$(BIN)/ruff check .
