@@ -4,6 +4,7 @@
 Every error that the benchmark counts has one cause; the sums are the official counts. Bounds are
 the same detections with perfect association, and the same network and tracker on true boxes. The
 latter is shown where it is in the store, as after jobs.train_bdd; otherwise --run-network makes it.
+Where a benchmark compares masks, so does the diagnosis, and speaks of masks in place of boxes.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--run-network",
         action="store_true",
-        help="run the network on true boxes for that bound, once for all diagnoses of its "
+        help="run the network on true boxes or masks for that bound, once for all diagnoses of its "
         "detections; without a GPU this takes hours for a real data set",
     )
     files = parser.add_argument_group("files to write beside the printed tables")

@@ -12,10 +12,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from datasets.masks import Rle
 from datasets.schema import Annotations, Bool, Tracks
 from datasets.video import VideoWriter
 from pipeline.errors import Error
-from pipeline.render import TRUTH_COLOUR, Colour, Image, draw_box, draw_text, identity_colour
+from pipeline.render import (
+    MASK_OPACITY,
+    TRUTH_COLOUR,
+    Colour,
+    Image,
+    draw_box,
+    draw_mask,
+    draw_text,
+    identity_colour,
+)
 
 CONTEXT_FRAMES: Final = 6
 """Shown before and after an error."""
@@ -50,7 +60,7 @@ def clip_frames(error: Error, num_frames: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mark:
-    """One box to be drawn."""
+    """One box or mask to be drawn."""
 
     frame_index: int
     box: npt.NDArray[Any]
@@ -60,6 +70,8 @@ class Mark:
     """Empty for boxes that are only there as surroundings."""
     is_below: bool = False
     """Whether the text stands below the box."""
+    mask: Rle | None = None
+    """Drawn in place of the box: tinted if it is a track with a text, otherwise its outline."""
 
 
 def write_clip(
@@ -73,7 +85,8 @@ def write_clip(
     """Write the H.264 video of an error; it appears when it is complete.
 
     The true boxes of its identity are white, its tracks have their own colours, all other boxes of
-    the result are thin and grey.
+    the result are thin and grey. Where there are masks, the outline of the true one is white, its
+    tracks are tinted, and others have a grey outline.
 
     Args:
         images: frame index and uint8 (H, W, 3) RGB image of the `clip_frames`, all of one size.
@@ -96,6 +109,8 @@ def mark_boxes(
 ) -> list[Mark]:
     """The boxes that a clip shows, in the order of drawing: the others, the true ones, the tracks.
 
+    Of masks, the outline of the true one comes last, as tracks that fit it would hide it.
+
     Args:
         error: what is shown; only boxes near it in time are marked.
         tracks: of the sequence.
@@ -115,6 +130,7 @@ def mark_boxes(
             box=tracks.boxes_xyxy[row],
             colour=_OTHER_COLOUR if is_other else identity_colour(track_id),
             text="" if is_other else f"{class_names[tracks.class_index[row]]} {track_id}",
+            mask=None if tracks.masks is None else tracks.masks[row],
         )
         (others if is_other else concerned).append(mark)
     if error.identity is not None:
@@ -126,10 +142,12 @@ def mark_boxes(
                 colour=TRUTH_COLOUR,
                 text=f"true {truth.identity_source[row]}",
                 is_below=True,
+                mask=None if truth.masks is None else truth.masks[row],
             )
             for row in np.flatnonzero(is_true).tolist()
         ]
-    return [*others, *true, *concerned]
+    has_masks = tracks.masks is not None
+    return [*others, *concerned, *true] if has_masks else [*others, *true, *concerned]
 
 
 def draw_clip(images: Iterable[tuple[int, Image]], marks: Sequence[Mark]) -> Iterator[Image]:
@@ -147,10 +165,11 @@ def draw_clip(images: Iterable[tuple[int, Image]], marks: Sequence[Mark]) -> Ite
         x1, y1, x2, y2 = choose_window(np.array(named).reshape(-1, 4), height, width)
         scale = min(_WIDTH / (x2 - x1), _HEIGHT / (y2 - y1))
         size = (round((x2 - x1) * scale), round((y2 - y1) * scale))
+        here = [mark for mark in marks if mark.frame_index == frame_index]
+        image = _with_masks(image, here)
         canvas = np.ascontiguousarray(cv2.resize(image[y1:y2, x1:x2], size))
-        for mark in marks:
-            if mark.frame_index == frame_index:
-                _draw_mark(canvas, mark, (mark.box - np.array([x1, y1, x1, y1])) * scale)
+        for mark in here:
+            _draw_mark(canvas, mark, (mark.box - np.array([x1, y1, x1, y1])) * scale)
         draw_text(canvas, f"frame {frame_index}", (0, 0), TRUTH_COLOUR)
         yield canvas
 
@@ -189,8 +208,21 @@ def _is_near(frame_index: npt.NDArray[Any], error: Error) -> Bool:
     return is_near
 
 
+def _with_masks(image: Image, marks: Sequence[Mark]) -> Image:
+    """A copy of a frame with the masks of some marks, if there are any."""
+    masks = [(mark.mask, mark) for mark in marks if mark.mask is not None]
+    if not masks:
+        return image
+    canvas = np.ascontiguousarray(image.copy())
+    for mask, mark in masks:
+        is_tinted = mark.text != "" and mark.colour != TRUTH_COLOUR
+        draw_mask(canvas, mask, 1, mark.colour, opacity=MASK_OPACITY if is_tinted else 0.0)
+    return canvas
+
+
 def _draw_mark(canvas: Image, mark: Mark, box: npt.NDArray[Any]) -> None:
-    draw_box(canvas, box, mark.colour, thickness=2 if mark.text else 1)
+    if mark.mask is None:
+        draw_box(canvas, box, mark.colour, thickness=2 if mark.text else 1)
     if mark.text:
         x, y = round(float(box[0])), round(float(box[3 if mark.is_below else 1]))
         draw_text(canvas, mark.text, (x, y + _TEXT_HEIGHT * mark.is_below), mark.colour)

@@ -6,10 +6,10 @@ the diagnosis is the same for any number of workers.
 Legend: C classes, S thresholds.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,9 +20,18 @@ from pipeline.bounds import (
     NoBoundError,
     associate_perfectly,
     count_at_thresholds,
-    track_true_boxes,
+    find_detections,
+    track_truth,
 )
-from pipeline.diagnosis import Bound, Diagnosis, SequenceFindings, mota_points
+from pipeline.diagnosis import (
+    Bound,
+    Diagnosis,
+    SequenceFindings,
+    accuracy_points,
+    choose_classes,
+    has_pool,
+    headline_of,
+)
 from pipeline.errors import Cause, SequenceErrors, count_errors, find_errors
 from pipeline.evaluate import (
     EvaluationConfig,
@@ -33,15 +42,13 @@ from pipeline.evaluate import (
     reduce_scores,
     sequences_per_task,
 )
-from pipeline.leaderboard import headline_numbers
-from pipeline.lineage import check_belongs, detections_of
+from pipeline.lineage import check_belongs
 from pipeline.metrics.protocol import ScoringProtocol
 from pipeline.parallel import map_sequences
 from pipeline.repairs import REPAIRS, repair
 from pipeline.scores import load_pair, read_report, score
 from pipeline.store import Artefact, Part
-
-_NO_DETECTIONS: Final = "not known: the detections are no longer in the store"
+from pipeline.wording import in_words
 
 Parts = tuple[Part, Part, Part | None]
 """Frames, tracks and, where they are still in the store, detections of one sequence."""
@@ -56,6 +63,8 @@ class Examined:
     findings: SequenceFindings
     scores: SequenceScores
     repaired: Mapping[Cause, SequenceScores]
+    num_boxes: Int64
+    """(C,) boxes of the result, right or wrong."""
     at_thresholds: Int64 | None
     """(S, C) as `count_at_thresholds` has it; None without detections."""
 
@@ -88,11 +97,14 @@ def diagnose(
     examined = _over_sequences(
         partial(_examine_parts, protocol), frames, tracks, num_workers, "diagnose"
     )
+    classes = choose_classes(protocol, np.sum([one.num_boxes for one in examined.values()], axis=0))
     num_truth = np.sum([one.findings.num_truth for one in examined.values()], axis=0)
-    if not num_truth.any():
+    if not num_truth[[protocol.classes.index(name) for name in classes]].any():
+        boxes = in_words("true {boxes}", protocol)
+        which = "" if has_pool(protocol) else f" of {' or '.join(classes)}"
         raise ValueError(
-            f"{frames.folder}: none of its true boxes is scored by the rules of {protocol.name}, "
-            "so there is nothing to lose; diagnose a split with labels"
+            f"{frames.folder}: none of its {boxes}{which} is scored by the rules of "
+            f"{protocol.name}, so there is nothing to lose; diagnose a split with labels"
         )
     report = reduce_scores(protocol, {name: one.scores for name, one in examined.items()})
     repaired: dict[Cause, EvaluationReport] = {
@@ -102,21 +114,29 @@ def diagnose(
         for cause in REPAIRS
     }
     perfect, right = _bounds_of_association(
-        protocol, frames, tracks, examined, num_truth, num_workers
+        protocol, classes, frames, tracks, examined, num_truth, num_workers
     )
     return Diagnosis(
         title=f"{tracks.dataset} / {tracks.split}",
         inputs=_describe_inputs(frames, tracks),
         protocol=protocol,
+        classes=classes,
         report=report,
-        sequences={name: one.findings for name, one in examined.items()},
+        sequences={
+            name: _only_of(one.findings, [protocol.classes.index(name) for name in classes])
+            for name, one in examined.items()
+        },
         repaired=repaired,
         result=Bound(
-            name="this result", tells="as it is", metrics=headline_numbers(report.metrics)
+            name="this result",
+            tells="as it is",
+            metrics=headline_of(protocol, classes, report),
         ),
         perfect_association=perfect,
         right_boxes=right,
         true_boxes=_bound_of_boxes(
+            protocol,
+            classes,
             frames,
             tracks,
             evaluation,
@@ -143,6 +163,7 @@ def examine(
             cause: evaluate_sequence(protocol, truth, repair(cause, truth, result, found))
             for cause in REPAIRS
         },
+        num_boxes=np.bincount(result.tracks.class_index, minlength=len(protocol.classes)),
         at_thresholds=(
             None if detections is None else count_at_thresholds(protocol, truth, detections)
         ),
@@ -150,9 +171,10 @@ def examine(
 
 
 def best_threshold(protocol: ScoringProtocol, at_thresholds: Int64, num_truth: Int64) -> float:
-    """The single score threshold whose missed and false boxes cost the fewest MOTA points.
+    """The single score threshold whose missed and false boxes cost the fewest points of MOTA.
 
-    MOTA is averaged over classes where the protocol has such a row. Among equals the lowest.
+    MOTA (of masks, MOTSA) is averaged over classes where the protocol has such a row. Among equals
+    the lowest.
 
     Args:
         protocol: the rules.
@@ -163,7 +185,7 @@ def best_threshold(protocol: ScoringProtocol, at_thresholds: Int64, num_truth: I
     members = list(range(len(protocol.classes)))
     counts = np.zeros((len(at_thresholds), len(members), 4), np.int64)
     counts[:, :, 0] = at_thresholds
-    points = mota_points(counts, num_truth, members, is_average=is_average)
+    points = accuracy_points(counts, num_truth, members, is_average=is_average)
     return THRESHOLDS[int(points.argmin())]
 
 
@@ -174,8 +196,10 @@ def _over_sequences(
     num_workers: int,
     label: str,
 ) -> dict[str, R]:
-    detections = detections_of(tracks)
-    is_there = detections.manifest() is not None
+    try:
+        detections = find_detections(tracks)
+    except NoBoundError:
+        detections = None
     names = tracks.sequences()
     return map_sequences(
         function,
@@ -183,7 +207,7 @@ def _over_sequences(
             name: (
                 frames.part(name),
                 tracks.part(name),
-                detections.part(name) if is_there else None,
+                None if detections is None else detections.part(name),
             )
             for name in names
         },
@@ -212,27 +236,40 @@ def _findings(truth: SequenceTruth, found: SequenceErrors, num_classes: int) -> 
     )
 
 
+def _only_of(findings: SequenceFindings, members: Sequence[int]) -> SequenceFindings:
+    """Findings whose errors have to do with some classes."""
+    errors = (e for e in findings.errors if e.truth_class in members or e.track_class in members)
+    return replace(findings, errors=tuple(errors))
+
+
 def _bounds_of_association(
     protocol: ScoringProtocol,
+    classes: Sequence[str],
     frames: Artefact,
     tracks: Artefact,
     examined: Mapping[str, Examined],
     num_truth: Int64,
     num_workers: int,
 ) -> tuple[Bound, Bound]:
-    counts = [one.at_thresholds for one in examined.values() if one.at_thresholds is not None]
-    if not counts:
+    right_boxes = in_words("the right {boxes} only", protocol)
+    try:
+        find_detections(tracks)
+    except NoBoundError as error:
+        tells = f"not known: {error}"
         return (
-            Bound(name="perfect association", tells=_NO_DETECTIONS, metrics=None),
-            Bound(name="the right boxes only", tells=_NO_DETECTIONS, metrics=None),
+            Bound(name="perfect association", tells=tells, metrics=None),
+            Bound(name=right_boxes, tells=tells, metrics=None),
         )
+    counts = [one.at_thresholds for one in examined.values() if one.at_thresholds is not None]
     threshold = best_threshold(protocol, np.sum(counts, axis=0), num_truth)
     scores = _over_sequences(
         partial(_score_perfect, protocol, threshold), frames, tracks, num_workers, "bounds"
     )
     perfect, right = (
-        headline_numbers(
-            reduce_scores(protocol, {name: pair[which] for name, pair in scores.items()}).metrics
+        headline_of(
+            protocol,
+            classes,
+            reduce_scores(protocol, {name: pair[which] for name, pair in scores.items()}),
         )
         for which in (0, 1)
     )
@@ -240,13 +277,17 @@ def _bounds_of_association(
         Bound(
             name="perfect association",
             tells=f"all detections from score {threshold:g} on with true identities; no other "
-            "single threshold costs fewer MOTA points (mean over classes where there is one)",
+            f"single threshold costs fewer {protocol.accuracy} points (mean over classes where "
+            "there is one)",
             metrics=perfect,
         ),
         Bound(
-            name="the right boxes only",
-            tells="every detection that matches a true box, with its identity, and no other: no "
-            "tracker can make fewer errors with these detections",
+            name=right_boxes,
+            tells=in_words(
+                "every detection that matches a true {box}, with its identity, and no other: no "
+                "tracker can make fewer errors with these detections",
+                protocol,
+            ),
             metrics=right,
         ),
     )
@@ -266,6 +307,8 @@ def _score_perfect(
 
 
 def _bound_of_boxes(
+    protocol: ScoringProtocol,
+    classes: Sequence[str],
     frames: Artefact,
     tracks: Artefact,
     evaluation: EvaluationConfig,
@@ -274,9 +317,9 @@ def _bound_of_boxes(
     num_workers: int,
     gpus_per_worker: float,
 ) -> Bound:
-    name = "true boxes"
+    name = in_words("true {boxes}", protocol)
     try:
-        on_truth = track_true_boxes(
+        on_truth = track_truth(
             frames,
             tracks,
             run_network=run_network,
@@ -288,17 +331,20 @@ def _bound_of_boxes(
     report = read_report(score(frames, on_truth, evaluation, num_workers=num_workers))
     return Bound(
         name=name,
-        tells="the same network and tracker on ground-truth boxes: what is missing is the "
-        "association's",
-        metrics=headline_numbers(report.metrics),
+        tells=in_words(
+            "the same network and tracker on ground-truth {boxes}: what is missing is the "
+            "association's",
+            protocol,
+        ),
+        metrics=headline_of(protocol, classes, report),
     )
 
 
 def _describe_inputs(frames: Artefact, tracks: Artefact) -> dict[str, str]:
-    settings: dict[str, Any] = dict(tracks.details().get("association", {}))
+    details = tracks.details()
+    settings: dict[str, Any] = dict(details.get("association", {}))
     kind = settings.pop("kind", "not known")
-    return {
-        "tracks": tracks.folder,
-        "frames": frames.folder,
-        "tracker": f"{kind} ({', '.join(f'{name}={value}' for name, value in settings.items())})",
-    }
+    tracker = f"{kind} ({', '.join(f'{name}={value}' for name, value in settings.items())})"
+    if "merged" in details:
+        tracker = f"tracks merged from {' and '.join(details['merged'])}"
+    return {"tracks": tracks.folder, "frames": frames.folder, "tracker": tracker}

@@ -1,5 +1,7 @@
 """What a diagnosis says: errors by cause, class and sequence, their cost, and what bounds a result.
 
+Numbers of boxes are those of masks where the benchmark compares masks.
+
 Legend: C classes; counts are (7, C, 4) as `count_errors` has them.
 """
 
@@ -14,19 +16,22 @@ import numpy as np
 from datasets.schema import Float64, Int64
 from pipeline.errors import CAUSES, COUNTS, MEANING, Cause, Error, worst_errors
 from pipeline.evaluate import EvaluationReport
-from pipeline.leaderboard import Number, format_number
+from pipeline.leaderboard import Number, format_number, headline_numbers
 from pipeline.metrics.protocol import Row, ScoringProtocol
 from pipeline.repairs import REPAIRS
+from pipeline.wording import in_words
 
-REPAIRED_METRICS: Final = ("IDF1", "HOTA")
-"""Metrics that are scored again without a cause; MOTA is known by counting."""
-BOUND_METRICS: Final = ("mMOTA", "mIDF1", "mHOTA", "HOTA", "DetA", "AssA", "MOTA", "IDF1")
+_REPAIRED_METRICS: Final = ("sMOTSA", "IDF1", "HOTA")
+_BOUND_METRICS: Final = (
+    *("mMOTA", "mMOTSA", "mIDF1", "mHOTA", "HOTA", "DetA", "AssA"),
+    *("sMOTSA", "MOTSA", "MOTA", "IDF1"),
+)
 
 _PLURAL: Final = (
-    *("missed boxes", "badly placed boxes", "mis-classed boxes", "duplicate boxes"),
-    *("boxes on the background", "identity switches", "fragments"),
+    *("missed {boxes}", "badly placed {boxes}", "mis-classed {boxes}", "duplicate {boxes}"),
+    *("{boxes} on the background", "identity switches", "fragments"),
 )
-_IN_MOTA: Final = [COUNTS.index(name) for name in ("FN", "FP", "IDSw")]
+_IN_ACCURACY: Final = [COUNTS.index(name) for name in ("FN", "FP", "IDSw")]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +69,8 @@ class Diagnosis:
     inputs: Mapping[str, str]
     """What was diagnosed: folders of the artefacts and settings of the tracker, by label."""
     protocol: ScoringProtocol
+    classes: tuple[str, ...]
+    """Those that are looked at; see `choose_classes`."""
     report: EvaluationReport
     """The scores as they are."""
     sequences: Mapping[str, SequenceFindings]
@@ -84,15 +91,43 @@ class Diagnosis:
         return (self.result, self.perfect_association, self.right_boxes, self.true_boxes)
 
     @property
-    def summary_row(self) -> Row:
-        """The row of all classes, pooled."""
-        return self.protocol.rows[-1]
+    def is_pooled(self) -> bool:
+        """Whether the benchmark has a row of all classes."""
+        return has_pool(self.protocol)
 
     @property
-    def mota_rows(self) -> dict[str, Row]:
-        """Rows whose MOTA is looked at, by the name of the metric: all classes, and their mean."""
-        averages = [("mMOTA", row) for row in self.protocol.rows if row.is_average]
-        return {"MOTA": self.summary_row, **dict(averages)}
+    def summary_rows(self) -> tuple[Row, ...]:
+        """Rows that stand for the result: all classes pooled, or each that is looked at."""
+        if self.is_pooled:
+            return (self.protocol.rows[-1],)
+        return tuple(row for row in self.protocol.rows if row.name in self.classes)
+
+    @property
+    def accuracy_rows(self) -> dict[str, Row]:
+        """Rows whose MOTA or MOTSA is looked at, by the name of the metric; also the mean."""
+        accuracy = self.protocol.accuracy
+        averages = [(f"m{accuracy}", row) for row in self.protocol.rows if row.is_average]
+        return {self.label(row, accuracy): row for row in self.summary_rows} | dict(averages)
+
+    @property
+    def repaired_metrics(self) -> dict[str, tuple[Row, str]]:
+        """What is scored again without a cause: row and metric by name; MOTA needs no scoring."""
+        names = [name for name in _REPAIRED_METRICS if name in self.protocol.metric_names]
+        return {self.label(row, name): (row, name) for name in names for row in self.summary_rows}
+
+    @property
+    def bound_metrics(self) -> list[str]:
+        """Headline numbers by which bounds are compared."""
+        known = self.result.metrics or {}
+        return [
+            name for metric in _BOUND_METRICS for name in known if name.rpartition("/")[2] == metric
+        ]
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """True boxes of the classes that are not looked at."""
+        numbers = zip(self.protocol.classes, self.num_truth.tolist(), strict=True)
+        return {name: number for name, number in numbers if name not in self.classes}
 
     @property
     def counts(self) -> Int64:
@@ -101,23 +136,49 @@ class Diagnosis:
         return counts
 
     @property
+    def totals(self) -> Int64:
+        """(7, 4) over all sequences and the classes that are looked at."""
+        totals: Int64 = self.counts[:, self.members(self.classes)].sum(axis=1)
+        return totals
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the causes, the dearest first."""
+        cost = sum(self.points(row) for row in self.summary_rows)
+        order: list[int] = np.argsort(-cost, kind="stable").tolist()
+        return order
+
+    @property
     def num_truth(self) -> Int64:
         """(C,) over all sequences."""
         num_truth: Int64 = np.sum([found.num_truth for found in self.sequences.values()], axis=0)
         return num_truth
 
-    def points(self, row: Row, sequence: str | None = None) -> Float64:
-        """(7,) MOTA points of a row, over all sequences or of one, that each cause costs."""
-        found = self if sequence is None else self.sequences[sequence]
-        members = [self.protocol.classes.index(name) for name in row.classes]
-        return mota_points(found.counts, found.num_truth, members, is_average=row.is_average)
+    def label(self, row: Row, metric: str) -> str:
+        """The metric of a summary row, by its name alone where there is only one such row."""
+        return metric if len(self.summary_rows) == 1 else f"{row.name}/{metric}"
 
-    def regained(self, cause: Cause, metric: str) -> float | None:
-        """Points of the summary row's metric that are back without a cause; None if not defined."""
+    def members(self, classes: Sequence[str]) -> list[int]:
+        """Indices of some classes."""
+        return [self.protocol.classes.index(name) for name in classes]
+
+    def points(self, row: Row, sequence: str | None = None) -> Float64:
+        """(7,) MOTA or MOTSA points of a row, over all sequences or of one, that a cause costs."""
+        found = self if sequence is None else self.sequences[sequence]
+        members = self.members(row.classes)
+        return accuracy_points(found.counts, found.num_truth, members, is_average=row.is_average)
+
+    def regained(self, cause: Cause, name: str) -> float | None:
+        """Points of one of `repaired_metrics` that are back without a cause.
+
+        None where that is not defined: no repair, or a score without a finite value.
+        """
         if cause not in self.repaired:
             return None
-        row = self.summary_row.name
-        return float(self.repaired[cause].metrics[row][metric] - self.report.metrics[row][metric])
+        row, metric = self.repaired_metrics[name]
+        without, present = self.repaired[cause].metrics[row.name], self.report.metrics[row.name]
+        points = float(without[metric]) - float(present[metric])
+        return points if math.isfinite(points) else None
 
     def worst(self, cause: Cause) -> list[tuple[str, Error]]:
         """All errors of a cause with the names of their sequences, those of most boxes first."""
@@ -142,27 +203,28 @@ class Diagnosis:
         return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
 
     def _cause_record(self, cause: Cause) -> dict[str, Any]:
-        index = CAUSES.index(cause)
-        totals = self.counts[index].sum(axis=0).tolist()
+        index, how = CAUSES.index(cause), REPAIRS.get(cause)
+        totals = self.totals[index].tolist()
         return {
             "cause": cause,
-            "meaning": MEANING[cause],
-            **dict(zip(COUNTS, totals, strict=True)),
-            "points": {name: self.points(row)[index] for name, row in self.mota_rows.items()},
-            "repair": REPAIRS.get(cause),
-            "regained": {metric: self.regained(cause, metric) for metric in REPAIRED_METRICS},
+            "meaning": in_words(MEANING[cause], self.protocol),
+            **dict(zip(self.protocol.error_counts, totals, strict=True)),
+            "points": {name: self.points(row)[index] for name, row in self.accuracy_rows.items()},
+            "repair": None if how is None else in_words(how, self.protocol),
+            "regained": {name: self.regained(cause, name) for name in self.repaired_metrics},
         }
 
     def _count_records(self, counts: Int64, num_truth: Int64) -> dict[str, Any]:
+        kinds, true_boxes = self.protocol.error_counts, in_words("true {boxes}", self.protocol)
         return {
             name: {
-                "true boxes": int(num_truth[index]),
+                true_boxes: int(num_truth[index]),
                 **{
-                    cause: dict(zip(COUNTS, counts[position, index].tolist(), strict=True))
+                    cause: dict(zip(kinds, counts[position, index].tolist(), strict=True))
                     for position, cause in enumerate(CAUSES)
                 },
             }
-            for index, name in enumerate(self.protocol.classes)
+            for name, index in zip(self.classes, self.members(self.classes), strict=True)
         }
 
     def _error_records(self, cause: Cause) -> Iterator[dict[str, Any]]:
@@ -179,10 +241,40 @@ class Diagnosis:
             yield record
 
 
-def mota_points(
+def has_pool(protocol: ScoringProtocol) -> bool:
+    """Whether a benchmark has a row of all its classes."""
+    return protocol.rows[-1].classes == protocol.classes
+
+
+def choose_classes(protocol: ScoringProtocol, num_boxes: Int64) -> tuple[str, ...]:
+    """Classes that a diagnosis looks at.
+
+    All, where the benchmark puts them together. Where it never does, each has a tracker of its own,
+    and only those that were tracked are asked about.
+
+    Args:
+        protocol: the rules.
+        num_boxes: (C,) boxes of the result; with none at all nobody knows what was tracked.
+    """
+    if has_pool(protocol) or not num_boxes.any():
+        return protocol.classes
+    numbers = zip(protocol.classes, num_boxes.tolist(), strict=True)
+    return tuple(name for name, number in numbers if number)
+
+
+def headline_of(
+    protocol: ScoringProtocol, classes: Sequence[str], report: EvaluationReport
+) -> dict[str, Number]:
+    """Headline numbers of a report, of the classes that are looked at."""
+    if has_pool(protocol):
+        return headline_numbers(report.metrics)
+    return headline_numbers({name: report.metrics[name] for name in classes})
+
+
+def accuracy_points(
     counts: Int64, num_truth: Int64, members: Sequence[int], *, is_average: bool
 ) -> Float64:
-    """What each cause takes from MOTA, exactly: MOTA is a sum over errors.
+    """What each cause takes from MOTA, exactly: MOTA (or MOTSA, of masks) is a sum over errors.
 
     Args:
         counts: (7, C, 4) by cause, class and kind.
@@ -196,12 +288,13 @@ def mota_points(
 
     >>> counts = np.zeros((7, 2, 4), int)
     >>> counts[0, 0, 0], counts[5, 1, 2] = 3, 1  # three missed of class 0, one switch of class 1
-    >>> mota_points(counts, np.array([10, 5]), [0, 1], is_average=False)[[0, 5]].round(2).tolist()
+    >>> num_truth = np.array([10, 5])
+    >>> accuracy_points(counts, num_truth, [0, 1], is_average=False)[[0, 5]].round(2).tolist()
     [20.0, 6.67]
-    >>> mota_points(counts, np.array([10, 5]), [0, 1], is_average=True)[[0, 5]].tolist()
+    >>> accuracy_points(counts, num_truth, [0, 1], is_average=True)[[0, 5]].tolist()
     [15.0, 10.0]
     """
-    costs = counts[:, members][:, :, _IN_MOTA].sum(axis=2)
+    costs = counts[:, members][:, :, _IN_ACCURACY].sum(axis=2)
     boxes = num_truth[members]
     if is_average:
         shares = np.divide(costs, boxes, out=np.zeros(costs.shape), where=boxes > 0)
@@ -213,24 +306,14 @@ def mota_points(
 
 
 def summarise(diagnosis: Diagnosis) -> str:
-    """Where most was lost, and what holds the result back, in two or three sentences."""
-    points = diagnosis.points(diagnosis.summary_row)
-    lost = float(points.sum())
-    if lost == 0:
-        return "Nothing was lost: MOTA is 100."
-    worst = int(points.argmax())
-    costs = diagnosis.counts[worst][:, _IN_MOTA].sum(axis=1)
-    by_sequence = {
-        name: int(found.counts[worst][:, _IN_MOTA].sum())
-        for name, found in diagnosis.sequences.items()
-    }
-    name = max(by_sequence, key=lambda key: by_sequence[key])
-    return (
-        f"MOTA loses {lost:.1f} points, most of them ({points[worst]:.1f}) to {_PLURAL[worst]}: "
-        f"{_share(costs.max(), costs.sum())} of these are of class "
-        f"{diagnosis.protocol.classes[int(costs.argmax())]}, "
-        f"{_share(by_sequence[name], costs.sum())} in sequence {name}. {_verdict(diagnosis)}"
-    )
+    """Where most was lost, and what holds the result back, in two or three sentences a row."""
+    sentences = [_describe_loss(diagnosis, row) for row in diagnosis.summary_rows]
+    if diagnosis.left_out:
+        boxes = in_words("true {boxes}", diagnosis.protocol)
+        left_out = (f"{name} ({number} {boxes})" for name, number in diagnosis.left_out.items())
+        tracked = " and ".join(diagnosis.classes)
+        sentences.append(f"Only {tracked} was tracked: {', '.join(left_out)} is left out here.")
+    return sentences[0] if len(sentences) == 1 else " ".join(map(str.strip, sentences))
 
 
 def format_text(diagnosis: Diagnosis) -> str:
@@ -242,8 +325,7 @@ def format_text(diagnosis: Diagnosis) -> str:
 
 def bound_table(diagnosis: Diagnosis) -> list[list[str]]:
     """Lines of cells, the heading first: the result and its bounds by metric."""
-    known = diagnosis.result.metrics or {}
-    names = [name for name in BOUND_METRICS if name in known]
+    names = diagnosis.bound_metrics
     lines = [["", *names]]
     for bound in diagnosis.bounds:
         numbers = bound.metrics or {}
@@ -253,14 +335,13 @@ def bound_table(diagnosis: Diagnosis) -> list[list[str]]:
 
 def cause_table(diagnosis: Diagnosis) -> list[list[str]]:
     """Lines of cells, the heading first: what each cause counts and costs, the dearest first."""
-    rows = diagnosis.mota_rows
-    costs = {name: diagnosis.points(row) for name, row in rows.items()}
-    totals = diagnosis.counts.sum(axis=1)
-    heading = ["cause", *COUNTS, *(f"-{name}" for name in costs)]
-    lines = [[*heading, *(f"+{name}" for name in REPAIRED_METRICS)]]
-    for index in np.argsort(-costs["MOTA"], kind="stable").tolist():
+    costs = {name: diagnosis.points(row) for name, row in diagnosis.accuracy_rows.items()}
+    totals, scored = diagnosis.totals, diagnosis.repaired_metrics
+    heading = ["cause", *diagnosis.protocol.error_counts, *(f"-{name}" for name in costs)]
+    lines = [[*heading, *(f"+{name}" for name in scored)]]
+    for index in diagnosis.order:
         cause = CAUSES[index]
-        regained = (diagnosis.regained(cause, metric) for metric in REPAIRED_METRICS)
+        regained = (diagnosis.regained(cause, name) for name in scored)
         lines.append(
             [
                 cause,
@@ -272,17 +353,51 @@ def cause_table(diagnosis: Diagnosis) -> list[list[str]]:
     return lines
 
 
-def _verdict(diagnosis: Diagnosis) -> str:
-    """Whether detection or association holds the result back, by the HOTA of all classes."""
+def _describe_loss(diagnosis: Diagnosis, row: Row) -> str:
+    """What a row lost; a benchmark that never puts classes together has one of each."""
+    accuracy, is_pooled = diagnosis.protocol.accuracy, diagnosis.is_pooled
+    subject = accuracy if is_pooled else f"{accuracy} of {row.name}"
+    points = diagnosis.points(row)
+    lost = float(points.sum())
+    members = diagnosis.members(row.classes)
+    if not diagnosis.num_truth[members].any():
+        return in_words(
+            f"{subject} has no value: there is no true {{box}} of it.", diagnosis.protocol
+        )
+    if lost == 0:
+        return f"Nothing was lost: {subject} is 100."
+    worst = int(points.argmax())
+    costs = diagnosis.counts[worst][members][:, _IN_ACCURACY].sum(axis=1)
+    by_sequence = {
+        name: int(found.counts[worst][members][:, _IN_ACCURACY].sum())
+        for name, found in diagnosis.sequences.items()
+    }
+    name = max(by_sequence, key=lambda key: by_sequence[key])
+    of_class = (
+        f"{_share(costs.max(), costs.sum())} of these are of class "
+        f"{row.classes[int(costs.argmax())]}, "
+    )
+    return (
+        f"{subject} loses {lost:.1f} points, most of them ({points[worst]:.1f}) to "
+        f"{in_words(_PLURAL[worst], diagnosis.protocol)}: {of_class if is_pooled else ''}"
+        f"{_share(by_sequence[name], costs.sum())}{'' if is_pooled else ' of these'} in sequence "
+        f"{name}. {_verdict(diagnosis, row)}"
+    )
+
+
+def _verdict(diagnosis: Diagnosis, row: Row) -> str:
+    """Whether detection or association holds the result back, by the HOTA of a row."""
     present, on_truth = diagnosis.result.metrics, diagnosis.true_boxes.metrics
-    identities = diagnosis.regained("switched", "HOTA")
+    hota = diagnosis.label(row, "HOTA")
+    identities = diagnosis.regained("switched", hota)
     if present is None or on_truth is None or identities is None:
         return ""
-    boxes = float(on_truth["HOTA"] or 0.0) - float(present["HOTA"] or 0.0)
+    boxes = float(on_truth[hota] or 0.0) - float(present[hota] or 0.0)
     which = "association" if identities > boxes else "detection"
-    return (
-        f"True identities on its own boxes would change HOTA by {identities:+.1f}, true boxes "
-        f"under the same tracker by {boxes:+.1f}: {which} holds it back more."
+    return in_words(
+        f"True identities on its own {{boxes}} would change HOTA by {identities:+.1f}, true "
+        f"{{boxes}} under the same tracker by {boxes:+.1f}: {which} holds it back more.",
+        diagnosis.protocol,
     )
 
 

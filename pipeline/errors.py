@@ -1,10 +1,11 @@
 """Every counted error of a result with one cause: what was missed, false or switched, and why.
 
 Boxes are prepared and matched by the benchmark's own rules, so that the counts here are those of
-the scores. The names of the causes follow TIDE (Bolya et al. 2020, section 3), which asks the same
-of detectors. The differences: a mistake that a score counts twice, as a missed and as a false box,
-is one error here, so the two boxes are paired one to one; and a box near an object that is found
-already is a duplicate however badly it is placed.
+the scores. Where these rules compare masks, every box here stands for its mask, and all overlaps
+are those of masks. The names of the causes follow TIDE (Bolya et al. 2020, section 3), which asks
+the same of detectors. The differences: a mistake that a score counts twice, as a missed and as a
+false box, is one error here, so the two boxes are paired one to one; and a box near an object that
+is found already is a duplicate however badly it is placed.
 
 Legend: G truth rows, T track rows, N wrong boxes, C classes.
 """
@@ -19,11 +20,13 @@ import numpy.typing as npt
 from datasets.schema import Annotations, Bool, Float64, Int64, SequenceResult, SequenceTruth, Tracks
 from pipeline.metrics.class_data import ClassData, previous_rows
 from pipeline.metrics.clear import find_switches
+from pipeline.metrics.mask_overlap import mask_overlaps
 from pipeline.metrics.overlap import overlaps
 from pipeline.metrics.protocol import ScoringProtocol
 
 MATCH_IOU: Final = 0.5
-"""Overlap from which two boxes show the same object, as in the benchmarks' own matching."""
+"""Overlap from which two boxes show the same object, as in the benchmarks' own matching; some want
+more than that."""
 NEAR_IOU: Final = 0.1
 """Overlap from which a box is meant for an object of its class: TIDE's background threshold."""
 
@@ -38,20 +41,22 @@ FALSE: Final[tuple[Cause, ...]] = ("badly placed", "mis-classed", "duplicate", "
 EVENTS: Final[Mapping[Cause, str]] = {"switched": "IDSw", "fragmented": "FM"}
 """Causes that the score counts once an event, in the true class, and as what."""
 COUNTS: Final = ("FN", "FP", "IDSw", "FM")
-"""What scores count; MOTChallenge calls the last one Frag."""
+"""What scores count; `ScoringProtocol.error_counts` has the names that the benchmark gives them."""
 
 MEANING: Final[dict[Cause, str]] = {
-    "missed": "a true box, and no box that could be meant for it",
-    "badly placed": f"a box whose best overlap with its class, {NEAR_IOU} to {MATCH_IOU}, is with "
-    "a true box that nothing matches: a miss and a false box",
-    "mis-classed": f"a box that overlaps by {MATCH_IOU} or more a true box of another class that "
-    "nothing matches: a miss and a false box",
-    "duplicate": f"one more box on an object that has one, overlapping it by {NEAR_IOU} or more, "
-    f"or by {MATCH_IOU} if it is of another class",
-    "background": "a box on nothing that is scored",
+    "missed": "a true {box}, and no {box} that could be meant for it",
+    "badly placed": f"a {{box}} whose best overlap with its class, {NEAR_IOU} to {MATCH_IOU}, is "
+    "with a true {box} that nothing matches: a miss and a false {box}",
+    "mis-classed": "a {box} that overlaps by {half} a true {box} of another class that nothing "
+    "matches: a miss and a false {box}",
+    "duplicate": f"one more {{box}} on an object that has one, overlapping it by {NEAR_IOU} or "
+    f"more, or by {MATCH_IOU} if it is of another class",
+    "background": "a {box} on nothing that is scored",
     "switched": "an identity goes on under another track id",
-    "fragmented": "an identity is lost for a while and found again; not part of MOTA",
+    "fragmented": "an identity is lost for a while and found again{also_fragments}; not part of "
+    "{accuracy}",
 }
+"""For `pipeline.wording.in_words`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,8 @@ class Error:
 
     cause: Cause
     first_frame: int
-    """Frame index; of an event, the last frame before it in which the identity was matched."""
+    """Frame index; of an event, the last frame before it in which the identity was matched; where
+    it never was, the first that has it."""
     last_frame: int
     """Inclusive; of an event, the frame in which the identity is matched again."""
     num_boxes: int
@@ -75,7 +81,7 @@ class Error:
     track_id: int | None = None
     """Of the result's boxes; of an event, the track after it."""
     previous_track_id: int | None = None
-    """Of an event, the track before it."""
+    """Of an event, the track before it; None where there was none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +122,7 @@ def find_errors(
     annotations, tracks = truth.annotations, result.tracks
     classes = _counted_data(protocol, truth, result)
     matches = [protocol.counter.match(data) for data in classes]
-    cause, truth_row, track_row = _explain(annotations, tracks, classes, matches)
+    cause, truth_row, track_row = _explain(protocol, annotations, tracks, classes, matches)
     errors = _runs(annotations, tracks, cause, truth_row, track_row)
     for data, matched in zip(classes, matches, strict=True):
         switches = find_switches(data, matched)
@@ -196,6 +202,7 @@ def _matched_truth(
 
 
 def _explain(
+    protocol: ScoringProtocol,
     annotations: Annotations,
     tracks: Tracks,
     classes: Sequence[ClassData],
@@ -214,12 +221,9 @@ def _explain(
     # Class data are ordered by class; boxes of all classes are compared here, frame by frame.
     order = np.argsort(annotations.frame_index[truth_rows], kind="stable")
     truth_rows, is_found = truth_rows[order], is_found[order]
-    rows, columns, ious = overlaps(
-        tracks.boxes_xyxy[false_rows].astype(np.float64),
-        tracks.frame_index[false_rows].astype(np.int64),
-        annotations.boxes_xyxy[truth_rows],
-        annotations.frame_index[truth_rows].astype(np.int64),
-    )
+    compare = _compare_masks if protocol.compares_masks else _compare_boxes
+    rows, columns, ious = compare(annotations, truth_rows, tracks, false_rows)
+    is_match = ious >= MATCH_IOU if protocol.half_matches else ious > MATCH_IOU
     is_same = tracks.class_index[false_rows][rows] == annotations.class_index[truth_rows][columns]
     cause = np.full(len(false_rows), CAUSES.index("background"))
     partner = np.full(len(false_rows), -1)
@@ -230,11 +234,11 @@ def _explain(
             row, column = rows[free][pair], columns[free][pair]
             cause[row], partner[row], is_found[column] = CAUSES.index(name), column, True
 
-    pair_off("mis-classed", ~is_same & (ious >= MATCH_IOU))
+    pair_off("mis-classed", ~is_same & is_match)
     best = np.zeros(len(false_rows))
     np.maximum.at(best, rows[is_same], ious[is_same])
     pair_off("badly placed", is_same & (ious >= NEAR_IOU) & (ious == best[rows]))
-    is_near = ((is_same & (ious >= NEAR_IOU)) | (ious >= MATCH_IOU)) & is_found[columns]
+    is_near = ((is_same & (ious >= NEAR_IOU)) | is_match) & is_found[columns]
     is_duplicate = np.isin(np.arange(len(false_rows)), rows[is_near]) & (partner < 0)
     cause[is_duplicate] = CAUSES.index("duplicate")
 
@@ -243,6 +247,30 @@ def _explain(
         np.concatenate([cause, np.full(len(missed), CAUSES.index("missed"))]),
         np.concatenate([_taken(truth_rows, partner), missed]),
         np.concatenate([false_rows, np.full(len(missed), -1)]),
+    )
+
+
+def _compare_boxes(
+    annotations: Annotations, truth_rows: Int64, tracks: Tracks, false_rows: Int64
+) -> tuple[Int64, Int64, Float64]:
+    """Place among the false rows, place among the truth rows, and IoU of all that overlap."""
+    return overlaps(
+        tracks.boxes_xyxy[false_rows].astype(np.float64),
+        tracks.frame_index[false_rows].astype(np.int64),
+        annotations.boxes_xyxy[truth_rows],
+        annotations.frame_index[truth_rows].astype(np.int64),
+    )
+
+
+def _compare_masks(
+    annotations: Annotations, truth_rows: Int64, tracks: Tracks, false_rows: Int64
+) -> tuple[Int64, Int64, Float64]:
+    """Likewise of masks."""
+    return mask_overlaps(
+        [(tracks.masks or ())[row] for row in false_rows.tolist()],
+        tracks.frame_index[false_rows].astype(np.int64),
+        [(annotations.masks or ())[row] for row in truth_rows.tolist()],
+        annotations.frame_index[truth_rows].astype(np.int64),
     )
 
 
@@ -314,20 +342,23 @@ def _events(
     errors = []
     for row in rows.tolist():
         last = int(before[row])
+        # By a quirk of MotsCounting, what was never matched before can still be a fragment.
+        has_last = last >= 0
+        first = last if has_last else int(np.flatnonzero(data.truth_id == data.truth_id[row])[0])
         source, last_source = data.track_row[matched_track[[row, last]]]
         is_switch = cause == "switched"
-        num_missed = int(place[row] - place[last] - 1)
+        num_missed = int(place[row] - place[first] - has_last)
         errors.append(
             Error(
                 cause=cause,
-                first_frame=int(data.truth_frame[last]),
+                first_frame=int(data.truth_frame[first]),
                 last_frame=int(data.truth_frame[row]),
                 num_boxes=min(sizes[row], sizes[last]) if is_switch else num_missed,
                 truth_class=int(annotations.class_index[data.truth_row[row]]),
                 identity=int(annotations.identity[data.truth_row[row]]),
                 track_class=int(tracks.class_index[source]),
                 track_id=int(tracks.track_id[source]),
-                previous_track_id=int(tracks.track_id[last_source]),
+                previous_track_id=int(tracks.track_id[last_source]) if has_last else None,
             )
         )
     return errors

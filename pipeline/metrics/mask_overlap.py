@@ -28,7 +28,8 @@ def mask_overlaps(
     Returns:
         As `overlaps` of boxes: rows of the pairs that share a pixel, and their IoU in (0, 1].
 
-    >>> left, all_of_it = {"size": [2, 2], "counts": b"02"}, {"size": [2, 2], "counts": b"04"}
+    >>> from datasets.masks import encode_mask
+    >>> left, all_of_it = encode_mask(np.array([[1, 0], [1, 0]])), encode_mask(np.ones((2, 2)))
     >>> keys = np.array([7]), np.array([7, 8])
     >>> [a.tolist() for a in mask_overlaps([left], keys[0], [all_of_it, left], keys[1])]
     [[0], [0], [0.5]]

@@ -16,7 +16,7 @@ from pipeline.bounds import (
     associate_perfectly,
     association_of,
     count_at_thresholds,
-    track_true_boxes,
+    track_truth,
 )
 from pipeline.evaluate import EvaluationConfig, build_protocol, evaluate_sequence
 from pipeline.lineage import detections_of
@@ -104,9 +104,7 @@ def test_nothing_is_switched_and_the_right_boxes_have_the_fewest_errors(
 
 
 def _track(frames: Artefact, tracks: Artefact, *, run_network: bool = True) -> Artefact:
-    return track_true_boxes(
-        frames, tracks, run_network=run_network, num_workers=1, gpus_per_worker=0
-    )
+    return track_truth(frames, tracks, run_network=run_network, num_workers=1, gpus_per_worker=0)
 
 
 class TestTrueBoxes:

@@ -39,6 +39,7 @@ def make_diagnosis() -> MakeDiagnosis:
             title="bdd100k / val",
             inputs={"tracks": "somewhere"},
             protocol=BDD100K,
+            classes=BDD100K.classes,
             report=report,
             sequences={name: one.findings for name, one in found.items()},
             repaired={
@@ -58,17 +59,17 @@ def diagnosis(make_diagnosis: MakeDiagnosis, random_sequence: RandomSequence) ->
 
 def test_points_add_up_to_what_is_missing(diagnosis: Diagnosis) -> None:
     metrics = diagnosis.report.metrics
-    assert diagnosis.points(diagnosis.summary_row).sum() == pytest.approx(
+    assert diagnosis.points(diagnosis.summary_rows[0]).sum() == pytest.approx(
         100 - metrics["OVERALL"]["MOTA"], rel=1e-12
     )
     # Five classes without true boxes are 0 in the mean whatever happens.
     with_truth = int(np.count_nonzero(diagnosis.num_truth))
     assert with_truth == 3
-    assert diagnosis.points(diagnosis.mota_rows["mMOTA"]).sum() == pytest.approx(
+    assert diagnosis.points(diagnosis.accuracy_rows["mMOTA"]).sum() == pytest.approx(
         100 * with_truth / 8 - metrics["AVERAGE"]["MOTA"], rel=1e-12
     )
     for name, table in diagnosis.report.sequences.items():
-        points = diagnosis.points(diagnosis.summary_row, name)
+        points = diagnosis.points(diagnosis.summary_rows[0], name)
         assert points.sum() == pytest.approx(100 - table["OVERALL"]["MOTA"], rel=1e-12)
 
 
@@ -149,7 +150,7 @@ def test_the_text_has_both_tables_with_the_dearest_cause_first(diagnosis: Diagno
     header, *lines = causes.splitlines()
     assert header.split() == ["cause", *COUNTS, "-MOTA", "-mMOTA", "+IDF1", "+HOTA"]
     assert len(lines) == len(CAUSES)
-    points = diagnosis.points(diagnosis.summary_row)
+    points = diagnosis.points(diagnosis.summary_rows[0])
     assert lines[0].startswith(CAUSES[int(points.argmax())])
     assert lines[-1].startswith("fragmented")
     assert len({len(line) for line in causes.splitlines()}) == 1, "aligned"

@@ -10,6 +10,7 @@ from pipeline.diagnose import diagnose
 from pipeline.diagnosis import Bound, Diagnosis
 from pipeline.diagnosis_page import ERRORS_A_SEQUENCE, format_page
 from pipeline.errors import CAUSES, MEANING
+from pipeline.wording import in_words
 from tests.diagnosis_scene import write_result
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -110,4 +111,5 @@ def test_names_cannot_break_out(diagnosis: Diagnosis) -> None:
 
 def test_every_cause_is_explained(diagnosis: Diagnosis) -> None:
     page = format_page(diagnosis, [], made_by="")
-    assert all(meaning.split(",")[0] in page for meaning in MEANING.values())
+    meanings = [in_words(meaning, diagnosis.protocol) for meaning in MEANING.values()]
+    assert all(meaning.split(",")[0] in page for meaning in meanings)
