@@ -1,5 +1,7 @@
 """Overlay videos: a sequence's frames with its tracks drawn in, one colour per identity.
 
+Tracks with masks are drawn as tinted masks, others as boxes.
+
 Legend: N rows of all frames.
 """
 
@@ -12,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from datasets.masks import Rle, decode_mask
 from datasets.schema import Annotations, Int64, Tracks
 from datasets.video import VideoWriter
 
@@ -23,6 +26,9 @@ TRAIL_FRAMES: Final = 12
 
 LEAST_HEIGHT: Final = 360
 """Smaller frames are enlarged by a whole number, for the writing to be readable."""
+
+MASK_OPACITY: Final = 0.45
+"""Of the tint over a mask."""
 
 TRUTH_COLOUR: Final[Colour] = (255, 255, 255)
 IGNORED_COLOUR: Final[Colour] = (150, 150, 150)
@@ -52,7 +58,7 @@ def render_sequence(
         class_names: name of each class index.
         path: the video to write, .mp4 or .mov.
         frame_rate: of the video, frames per second.
-        truth: true boxes, drawn as thin white lines; crowds and ignored ones grey.
+        truth: drawn as thin white lines; crowds and ignored ones grey.
         beside: draw the truth into a second picture to the right, in the colours of its identities.
 
     Raises:
@@ -90,7 +96,7 @@ class Overlay:
         self._trails: dict[int, deque[tuple[int, int, int]]] = {}
 
     def draw(self, frame_index: int, image: Image) -> Image:
-        """A new image with the boxes of a frame, enlarged where `image` is small.
+        """A new image with the tracks of a frame, enlarged where `image` is small.
 
         Args:
             frame_index: from 0.
@@ -102,7 +108,10 @@ class Overlay:
             for row in self._truth_rows.of(frame_index):
                 is_scored = not (self._truth.crowd[row] or self._truth.ignored[row])
                 colour = TRUTH_COLOUR if is_scored else IGNORED_COLOUR
-                draw_box(canvas, self._truth.boxes_xyxy[row] * zoom, colour, thickness=1)
+                if self._truth.masks is None:
+                    draw_box(canvas, self._truth.boxes_xyxy[row] * zoom, colour, thickness=1)
+                else:
+                    draw_mask(canvas, self._truth.masks[row], zoom, colour, opacity=0.0)
         rows = self._rows.of(frame_index)
         self._extend_trails(frame_index, rows, zoom)
         self._draw_trails(canvas)
@@ -136,7 +145,10 @@ class Overlay:
         colour = identity_colour(track_id)
         box = tracks.boxes_xyxy[row] * zoom
         thickness = max(2, round(canvas.shape[0] / 360))
-        draw_box(canvas, box, colour, thickness=thickness)
+        if tracks.masks is None:
+            draw_box(canvas, box, colour, thickness=thickness)
+        else:
+            draw_mask(canvas, tracks.masks[row], zoom, colour)
         score = tracks.scores[row]
         text = f"{name} {track_id}" + ("" if np.isnan(score) else f" {score:.2f}")
         draw_text(canvas, text, (round(float(box[0])), round(float(box[1]))), colour)
@@ -153,6 +165,7 @@ def truth_overlay(truth: Annotations, class_names: Sequence[str]) -> Overlay:
         boxes_xyxy=objects.boxes_xyxy,
         scores=np.full(len(objects), np.nan, np.float32),
         class_index=objects.class_index,
+        masks=objects.masks,
     )
     return Overlay(as_tracks, class_names, truth=truth.select(is_ignored))
 
@@ -198,6 +211,31 @@ def draw_box(canvas: Image, box: npt.NDArray[Any], colour: Colour, *, thickness:
     x1, y1, x2, y2 = np.rint(box).astype(int).tolist()
     # The right and bottom edges are exclusive, the pixels that OpenCV is given are not.
     cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
+
+
+def draw_mask(
+    canvas: Image, mask: Rle, zoom: int, colour: Colour, *, opacity: float = MASK_OPACITY
+) -> None:
+    """Tint the pixels of a mask and draw its outline.
+
+    Args:
+        canvas: uint8 (H, W, 3), changed in place.
+        mask: of an image of which the canvas is `zoom` times as large; what lies outside is cut.
+        zoom: whole number.
+        colour: of tint and outline.
+        opacity: of the tint, 0 for the outline alone.
+    """
+    import cv2
+
+    pixels = decode_mask(mask).repeat(zoom, axis=0).repeat(zoom, axis=1)
+    pixels = pixels[: canvas.shape[0], : canvas.shape[1]]
+    under = canvas[: pixels.shape[0], : pixels.shape[1]]
+    tint = np.array(colour) * opacity
+    under[pixels] = np.rint(under[pixels] * (1 - opacity) + tint).astype(np.uint8)
+    outlines, _ = cv2.findContours(
+        pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(canvas, outlines, -1, colour, 1)
 
 
 def draw_text(canvas: Image, text: str, corner: tuple[int, int], colour: Colour) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datasets.masks import decode_mask, encode_mask
+from datasets.registry import BENCHMARKS
 from datasets.schema import Annotations, Tracks
 from datasets.video import iterate_frames, probe_video
 from pipeline.render import (
@@ -94,6 +96,35 @@ class TestOverlay:
     )
     def test_boxes_may_leave_the_image(self, box: tuple[float, float, float, float]) -> None:
         assert Overlay(tracks([(0, 1, box)]), NAMES).draw(0, GREY).shape == GREY.shape
+
+    def test_masks_are_tinted_with_an_outline_and_no_box(self) -> None:
+        shape = np.zeros((400, 500), bool)
+        shape[200:300, 100:150] = shape[250:300, 100:220] = True
+        plain = tracks([(0, 7, (100, 200, 220, 300))])
+        drawn = Overlay(replace(plain, masks=(encode_mask(shape),)), NAMES).draw(0, GREY)
+        colour = np.array(identity_colour(7))
+        assert drawn[270, 130].tolist() == np.rint(90 * 0.55 + colour * 0.45).astype(int).tolist()
+        assert drawn[270, 100].tolist() == colour.tolist()
+        assert drawn[220, 200].tolist() == [90, 90, 90]
+        assert drawn[230, 219].tolist() == [90, 90, 90], "the corner of the box"
+
+    def test_masks_grow_with_a_small_frame(self) -> None:
+        shape = np.zeros((100, 160), bool)
+        shape[40:60, 30:50] = True
+        plain = tracks([(0, 7, (30, 40, 50, 60))])
+        small = np.full((100, 160, 3), 90, np.uint8)
+        drawn = Overlay(replace(plain, masks=(encode_mask(shape),)), NAMES).draw(0, small)
+        assert drawn.shape == (400, 640, 3)
+        assert drawn[239, 199].tolist() == list(identity_colour(7))
+        assert drawn[240, 200].tolist() == [90, 90, 90]
+
+    def test_true_masks_are_outlines(self) -> None:
+        shape = np.zeros((400, 500), bool)
+        shape[200:300, 100:150] = True
+        masked = replace(truth((100, 200, 150, 300), crowd=True), masks=(encode_mask(shape),))
+        drawn = Overlay(Tracks.empty(), NAMES, truth=masked).draw(0, GREY)
+        assert drawn[250, 100].tolist() == list(IGNORED_COLOUR)
+        assert drawn[250, 125].tolist() == [90, 90, 90]
 
     def test_an_unknown_class_is_drawn_without_a_name(self) -> None:
         rows = replace(tracks([(0, 1, (10, 50, 60, 90))]), class_index=np.array([-1], np.int16))
@@ -197,3 +228,19 @@ class TestVideo:
         with pytest.raises(ValueError, match="no frame"):
             render_sequence([], Tracks.empty(), NAMES, tmp_path / "o.mp4", frame_rate=5)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_published_masks_are_rendered(shared: Path, tmp_path: Path) -> None:
+    """The authors' results of one sequence, over grey frames: the images are KITTI's."""
+    tracks = (
+        BENCHMARKS["kitti_mots"].read_results(shared / "data/kitti_mots_segs/car")["0027"].tracks
+    )
+    grey = ((index, np.full((370, 1226, 3), 90, np.uint8)) for index in range(12))
+    names = BENCHMARKS["kitti_mots"].classes
+    render_sequence(grey, tracks, names, tmp_path / "x.mp4", frame_rate=10)
+    frames = [image for _, _, image in iterate_frames(tmp_path / "x.mp4")]
+    assert len(frames) == 12
+    row = int(np.flatnonzero(tracks.frame_index == 5)[0])
+    assert tracks.masks is not None
+    inside = decode_mask(tracks.masks[row])
+    assert np.abs(frames[5].astype(int) - 90)[: len(inside), : inside.shape[1]][inside].mean() > 20
