@@ -34,15 +34,23 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pipeline.experiment import Outcome
 
 DONE: Final = 0
 FAILED: Final = 1
 INTERRUPTED: Final = 130
 """128 + SIGINT; wrong usage is 2, given by argparse."""
 
-BENCHMARKS: Final = ("bdd100k", "mot15", "mot17", "mot20")
-"""Named here too, so that help and usage errors need not import the readers."""
+SCORED: Final = (
+    *("apollo_mots", "bdd100k", "bdd100k_mots", "kitti_mots"),
+    *("mot15", "mot17", "mot20", "mots_challenge"),
+)
+"""Benchmarks of tracking, whose results can be read, scored and written."""
+BENCHMARKS: Final = tuple(sorted((*SCORED, "kins")))
+"""All that have a reader. Named here too, so that help and usage errors need not import them."""
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PACKAGES: Final = ("datasets", "models", "pipeline")
@@ -144,3 +152,20 @@ def _one_line(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     return text or type(error).__name__
+
+
+def print_outcome(outcome: "Outcome", root: str) -> None:
+    """The score table of an experiment, and where everything lies."""
+    from pipeline.leaderboard import rank
+    from pipeline.leaderboard_formats import format_text
+
+    if outcome.rows:
+        print(f"\n{format_text(rank(outcome.rows))}\n")
+    for stage, artefact in outcome.artefacts.items():
+        print(f"{stage:14}{artefact.folder}")
+    if not outcome.rows:
+        return
+    print(f"{'overlay video':14}{outcome.overlay}")
+    show = f"{sys.executable} -m jobs.leaderboard --output-root {root} --html board.html"
+    print(f"{'leaderboard':14}{show}")
+    print(f"{'in MLflow':14}{outcome.how_to_view}")

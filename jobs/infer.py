@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     from pipeline import cluster
     from pipeline.associate import associate
+    from pipeline.config import ExperimentConfig
     from pipeline.infer import infer
     from pipeline.model_store import adopt_weights
     from pipeline.store import open_artefact
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unread = dict(_UNREAD)
     if not arguments.associate:
         unread["association."] = "add --associate"
-    config = options.build_config(arguments.recipe, arguments, unread=unread)
+    config = options.build_config(arguments.recipe, arguments, ExperimentConfig, unread=unread)
     frames = open_artefact(arguments.frames)
     cluster.connect(num_cpus=arguments.num_workers)
     cluster.check_shared_root(frames.root)

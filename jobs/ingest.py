@@ -19,12 +19,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     from datasets.registry import BENCHMARKS
     from pipeline import cluster
+    from pipeline.config import RecipeConfig
     from pipeline.ingest import ingest, report
     from pipeline.locations import resolve_root
     from pipeline.overrides import apply_overrides
 
     unread = dict.fromkeys(_LATER_STAGES, "stored frames depend on data.* only")
-    config = options.build_config(arguments.recipe, arguments, unread=unread)
+    config = options.build_config(arguments.recipe, arguments, RecipeConfig, unread=unread)
     if arguments.benchmark:
         names = {"data.benchmark": arguments.benchmark, "data.dataset": arguments.benchmark}
         config = apply_overrides(config, names)

@@ -4,12 +4,14 @@ import argparse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from jobs import command
 
 if TYPE_CHECKING:
-    from pipeline.config import ExperimentConfig
+    from pipeline.config import RecipeConfig
+
+    Config = TypeVar("Config", bound=RecipeConfig)
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +100,18 @@ def add_run_options(
 
 
 def build_config(
-    recipe: str, options: argparse.Namespace, *, unread: Mapping[str, str] | None = None
-) -> "ExperimentConfig":
+    recipe: str,
+    options: argparse.Namespace,
+    kind: "type[Config]",
+    *,
+    unread: Mapping[str, str] | None = None,
+) -> "Config":
     """The config of a recipe with the overrides of the command line.
 
     Args:
         recipe: its name.
         options: parsed arguments of `add_config_options`.
+        kind: of experiment that the job is for.
         unread: beginnings of paths that the job does not read, and why: a warning, no error, since
             the same overrides may be given to one job after the other.
 
@@ -114,7 +121,7 @@ def build_config(
     from pipeline.overrides import apply_overrides, parse_assignments, read_overrides
     from pipeline.recipes import find_recipe
 
-    config = find_recipe(recipe)
+    config = find_recipe(recipe, kind)
     sources = [(str(path), read_overrides(path)) for path in options.set_file]
     for source, overrides in [*sources, ("--set", parse_assignments(options.set))]:
         config = apply_overrides(config, overrides)

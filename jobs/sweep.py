@@ -13,12 +13,15 @@ if not __package__:  # run by its path: import from the checkout, not from jobs/
 from jobs import command, options
 
 if TYPE_CHECKING:
-    from pipeline.config import ExperimentConfig
+    from pipeline.config import RecipeConfig
     from pipeline.search.options import SweepOptions, SweepPlaces
     from pipeline.store import Artefact
     from pipeline.sweep import SweepOutcome
 
-_SHOWN = ("mMOTA", "mIDF1", "mHOTA", "HOTA", "MOTA", "IDF1", "IDSw", "FP", "FN")
+_SHOWN = (
+    *("mMOTA", "mMOTSA", "mIDF1", "mHOTA", "sMOTSA", "MOTSA", "HOTA", "MOTA", "IDF1"),
+    *("IDSw", "IDS", "FP", "FN"),
+)
 _UNREAD = {
     "model.": "the network does not run",
     "train.": "nothing is trained",
@@ -31,11 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Search, print the best settings beside the recipe's own, and say where everything lies."""
     arguments = _parse(argv)
     from pipeline import cluster
+    from pipeline.config import RecipeConfig
     from pipeline.lineage import open_stage
     from pipeline.search.study import public_address
     from pipeline.sweep import run_sweep
 
-    config = options.build_config(arguments.recipe, arguments, unread=_UNREAD)
+    config = options.build_config(arguments.recipe, arguments, RecipeConfig, unread=_UNREAD)
     detections = open_stage(arguments.detections, "detections")
     frames = open_stage(arguments.frames, "frames")
     how = _how(arguments, config)
@@ -49,14 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.DONE
 
 
-def _how(arguments: argparse.Namespace, config: "ExperimentConfig") -> "SweepOptions":
+def _how(arguments: argparse.Namespace, config: "RecipeConfig") -> "SweepOptions":
+    from pipeline.leaderboard import ranking_metrics
     from pipeline.search.options import SweepOptions
     from pipeline.search.space import default_space, parse_space
 
     space = parse_space(arguments.space, config) if arguments.space else default_space(config)
     return SweepOptions(
         space=space,
-        objectives=tuple(arguments.metric or ["mMOTA"]),
+        objectives=tuple(arguments.metric or ranking_metrics(config.evaluation.protocol)[:1]),
         num_trials=arguments.trials,
         sampler=arguments.sampler,
         seed=arguments.seed,
@@ -100,7 +105,8 @@ def _print_outcome(outcome: "SweepOutcome", how: "SweepOptions", folder: Path) -
     from pipeline.leaderboard import format_number
     from pipeline.search.report import OVERLAY_FILE, PAGE_FILE, TABLE_FILE
 
-    shown = list(dict.fromkeys((*how.objectives, *_SHOWN)))
+    by_class = (name for name in outcome.own.metrics if "/" in name)
+    shown = list(dict.fromkeys((*how.objectives, *_SHOWN, *by_class)))
     shown = [name for name in shown if name in outcome.own.metrics]
     lines = [["", *shown]]
     rows = [("recipe", outcome.own), *((f"trial {t.number}", r) for t, r in outcome.best)]
@@ -136,7 +142,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--metric",
         metavar="NAME",
         action="append",
-        help="what to improve (mMOTA by default); several give a Pareto front",
+        help="what to improve, by default what the benchmark ranks by first, such as mMOTA; "
+        "several give a Pareto front",
     )
     search.add_argument(
         "--space",

@@ -35,7 +35,9 @@ _UNREAD = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Track, write, and say what was written where."""
     arguments = _parse(argv)
-    config = options.build_config(arguments.recipe, arguments, unread=_UNREAD)
+    from pipeline.config import ExperimentConfig
+
+    config = options.build_config(arguments.recipe, arguments, ExperimentConfig, unread=_UNREAD)
     from pipeline.track import open_source, output_paths, track_video, write_results
 
     source = open_source(arguments.video)
@@ -66,11 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load(path: Path, *, gpu: bool) -> "QDTrack":
     import torch
 
+    from models.qdtrack.model import QDTrack
     from models.weights import load_weights
 
     if gpu and not torch.cuda.is_available():
         raise ValueError("--gpu: torch finds no CUDA device; leave it out to run on the CPU")
-    return load_weights(path).model.to("cuda" if gpu else "cpu")
+    return load_weights(path, QDTrack).model.to("cuda" if gpu else "cpu")
 
 
 def _default_folder(name: str) -> Path:

@@ -6,15 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if not __package__:  # run by its path: import from the checkout, not from jobs/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jobs import command, options
-
-if TYPE_CHECKING:
-    from pipeline.experiment import Outcome
 
 _REAL_RECIPE = "qdtrack_frcnn_r50_bdd100k"
 _SYNTHETIC_RECIPE = "qdtrack_frcnn_r18_synthetic"
@@ -24,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do every stage that is missing, then print the table and where everything lies."""
     arguments = _parse(argv)
     from pipeline import cluster
+    from pipeline.config import ExperimentConfig
     from pipeline.experiment import RunOptions, run_experiment
     from pipeline.locations import resolve_root
 
@@ -33,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.weights is not None:
         unread["model."] = "with --weights, the model's settings are those of its weights"
         unread["train."] = "with --weights, nothing is trained"
-    config = options.build_config(recipe, arguments, unread=unread)
+    config = options.build_config(recipe, arguments, ExperimentConfig, unread=unread)
     root = resolve_root(arguments.output_root)
     print(f"recipe {recipe}, results under {root}", flush=True)
     if is_synthetic:
@@ -57,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         say=lambda line: print(line, flush=True),
     )
-    _print_outcome(outcome, root)
+    command.print_outcome(outcome, root)
     return command.DONE
 
 
@@ -75,21 +72,6 @@ def write_synthetic(root: str) -> Path:
     )
     write_synthetic_bdd100k(data_root, SyntheticConfig())
     return data_root
-
-
-def _print_outcome(outcome: "Outcome", root: str) -> None:
-    from pipeline.leaderboard import rank
-    from pipeline.leaderboard_formats import format_text
-
-    print()
-    print(format_text(rank(outcome.rows)))
-    print()
-    for stage, artefact in outcome.artefacts.items():
-        print(f"{stage:14}{artefact.folder}")
-    print(f"{'overlay video':14}{outcome.overlay}")
-    show = f"{sys.executable} -m jobs.leaderboard --output-root {root} --html board.html"
-    print(f"{'leaderboard':14}{show}")
-    print(f"{'in MLflow':14}{outcome.how_to_view}")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasets.registry import BENCHMARKS
+from models.pointtrack.association import PointTrackerConfig
 from models.qdtrack.association import TaoTrackerConfig, TrackerConfig
+from models.qdtrack.config import QDTrackConfig
 from pipeline import cluster, steps
 from pipeline.associate import AssociationConfig, build_tracker
 from pipeline.config import ExperimentConfig
@@ -293,7 +295,8 @@ def _contestant(
 
 def _kind(association: AssociationConfig) -> Kind:
     """A tracker that looks at the model's embeddings is a model, any other a baseline beside it."""
-    return "model" if isinstance(association, TrackerConfig | TaoTrackerConfig) else "baseline"
+    learned = TrackerConfig | TaoTrackerConfig | PointTrackerConfig
+    return "model" if isinstance(association, learned) else "baseline"
 
 
 def _trackers(suite: Suite, recipes: Sequence[ExperimentConfig]) -> list[AssociationConfig]:
@@ -325,7 +328,13 @@ def _check_weights(
 
     model = recipe.model
     if entry.file is not None:
-        model = read_metadata(Path(entry.file)).config
+        metadata = read_metadata(Path(entry.file))
+        if not isinstance(metadata.config, QDTrackConfig):
+            raise ValueError(
+                f"weights {entry.title!r}: {entry.file} holds the model {metadata.model!r}, "
+                "expected 'qdtrack_frcnn'"
+            )
+        model = metadata.config
     else:
         _training_data(suite, entry, recipe)
         initial_model(recipe.model, recipe.train)

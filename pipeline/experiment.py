@@ -15,12 +15,13 @@ from datasets.registry import BENCHMARKS
 from models.config_io import config_from_dict, config_to_dict
 from models.qdtrack.config import QDTrackConfig
 from pipeline import cluster, steps
-from pipeline.config import ExperimentConfig
+from pipeline.config import ExperimentConfig, RecipeConfig
 from pipeline.contestants import (
     Contestant,
     join_notes,
     log_row,
     overlap_baseline,
+    overlap_words,
     result_row,
 )
 from pipeline.leaderboard import ResultRow
@@ -70,7 +71,9 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
     """
     from pipeline.runlog import RunLog
 
-    _check_before_work(config, options)
+    check_before_work(config, options)
+    if options.weights is None:
+        initial_model(config.model, config.train, options.init_weights)
     run_log = RunLog(options.tracking_uri, options.output_root)
     given = None
     if options.weights is not None:
@@ -96,7 +99,7 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
         )
         contestants = _contestants(config, options, evaluated, weights, say)
         entries = [
-            _enter(config, options, evaluated, weights, contestant, run_log, run, say)
+            enter(config, options, evaluated, weights, contestant, run_log, run, say)
             for contestant in contestants
         ]
         rows, tracks = zip(*entries, strict=True)
@@ -117,16 +120,14 @@ def run_experiment(config: ExperimentConfig, options: RunOptions, say: Say) -> O
     )
 
 
-def _check_before_work(config: ExperimentConfig, options: RunOptions) -> None:
-    """Whatever would stop the run after hours stops it now."""
+def check_before_work(config: RecipeConfig, options: WorkOptions) -> None:
+    """Whatever would stop any experiment after hours stops it now."""
     cluster.check_shared_root(options.output_root)
     if config.evaluation.protocol != config.data.benchmark:
         raise ValueError(
             f"evaluation.protocol is {config.evaluation.protocol!r} and data.benchmark is "
             f"{config.data.benchmark!r}; a benchmark is scored by its own rules: set both"
         )
-    if options.weights is None:
-        initial_model(config.model, config.train, options.init_weights)
 
 
 def _contestants(
@@ -139,6 +140,7 @@ def _contestants(
     """The model, and the two rows that say how good it is: simplest association, perfect boxes."""
     detected = steps.detect(frames, weights, config.infer, options, say)
     embedded = steps.detect(frames, weights, config.infer, options, say, boxes="truth")
+    baseline = overlap_baseline(config.association)
     return [
         Contestant(
             kind="model",
@@ -150,11 +152,13 @@ def _contestants(
         ),
         Contestant(
             kind="baseline",
-            title=f"{config.recipe}, overlap only",
+            title=f"{config.recipe}, {overlap_words(baseline)}",
             detections=detected,
-            association=overlap_baseline(config.association),
+            association=baseline,
             detection_source="own detector",
-            notes=join_notes("the same detections joined by overlap only", options.notes),
+            notes=join_notes(
+                f"the same detections joined by {overlap_words(baseline)}", options.notes
+            ),
         ),
         Contestant(
             kind="bound",
@@ -167,9 +171,9 @@ def _contestants(
     ]
 
 
-def _enter(
-    config: ExperimentConfig,
-    options: RunOptions,
+def enter(
+    config: RecipeConfig,
+    options: WorkOptions,
     frames: Artefact,
     weights: Artefact,
     contestant: Contestant,

@@ -39,10 +39,13 @@ def detections_of(tracks: Artefact) -> Artefact:
 def frames_of(tracks: Artefact) -> Artefact:
     """The frames that the tracks were made from, by way of their detections.
 
+    Tracks merged from several detections name their frames themselves.
+
     Raises:
         StoreError: the tracks or their detections did not finish or are gone.
     """
-    return replace(tracks, stage="frames", fingerprint=_input_of(detections_of(tracks), "frames"))
+    origin = tracks if "frames" in tracks.details() else detections_of(tracks)
+    return replace(tracks, stage="frames", fingerprint=_input_of(origin, "frames"))
 
 
 def weights_of(detections: Artefact) -> Artefact | None:
@@ -73,7 +76,7 @@ def check_belongs(frames: Artefact, tracks: Artefact) -> None:
             f"{tracks.folder} holds {len(tracks.sequences())} sequences and {frames.folder} "
             f"{len(frames.sequences())}, not the same ones: the tracks are of other frames"
         )
-    if detections_of(tracks).manifest() is None:
+    if "frames" not in tracks.details() and detections_of(tracks).manifest() is None:
         return
     origin = frames_of(tracks)
     if origin.fingerprint != frames.fingerprint:

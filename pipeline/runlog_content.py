@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.leaderboard import LESS_IS_BETTER, ResultRow, Table, rank
+from pipeline.leaderboard import ResultRow, Table, less_is_better, rank
 from pipeline.leaderboard_page import hota_chart, loss_chart
 from pipeline.provenance import Provenance
 
@@ -83,7 +83,7 @@ def view_tags(row: ResultRow) -> dict[str, str]:
     facts = [f"tags.`{name}`" for name in _STATED]
     state = {
         "orderByKey": scores[0] if scores else "attributes.start_time",
-        "orderByAsc": bool(metrics) and metrics[0] in LESS_IS_BETTER,
+        "orderByAsc": bool(metrics) and less_is_better(metrics[0]),
         "selectedColumns": scores + facts,
         "columnOrder": [_NAME_COLUMN, *scores, *facts],
         "columnWidths": {_NAME_COLUMN: _NAME_PX, **dict.fromkeys(scores, _SCORE_PX)},

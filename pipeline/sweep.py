@@ -17,7 +17,7 @@ from typing import Any, Final
 from datasets.schema import Annotations, SequenceResult, SequenceTruth, Tracks
 from models.config_io import config_to_dict
 from pipeline import cluster
-from pipeline.config import ExperimentConfig
+from pipeline.config import RecipeConfig
 from pipeline.contestants import Contestant, Result, compete, log_row, result_row
 from pipeline.evaluate import build_protocol
 from pipeline.lineage import check_made_from, weights_of
@@ -60,7 +60,7 @@ class SweepOutcome:
 
 
 def run_sweep(
-    config: ExperimentConfig,
+    config: RecipeConfig,
     frames: Artefact,
     detections: Artefact,
     options: SweepOptions,
@@ -139,7 +139,7 @@ def known_metrics(protocol: ScoringProtocol) -> list[str]:
 
 
 def _check_before_work(
-    config: ExperimentConfig, frames: Artefact, detections: Artefact, options: SweepOptions
+    config: RecipeConfig, frames: Artefact, detections: Artefact, options: SweepOptions
 ) -> ScoringProtocol:
     cluster.check_shared_root(frames.root)
     check_made_from(frames, detections)
@@ -165,7 +165,7 @@ def _check_before_work(
 
 
 def _definition(
-    config: ExperimentConfig, frames: Artefact, detections: Artefact, options: SweepOptions
+    config: RecipeConfig, frames: Artefact, detections: Artefact, options: SweepOptions
 ) -> dict[str, Any]:
     """All that decides what a trial is and what it scores; neither how many there are nor where."""
     return {
@@ -184,7 +184,7 @@ def _definition(
 
 
 def _score_best(
-    config: ExperimentConfig,
+    config: RecipeConfig,
     frames: Artefact,
     detections: Artefact,
     options: SweepOptions,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -353,5 +353,6 @@ def _tracks_of(
 
 
 def _concatenate(parts: list[Tracks]) -> Tracks:
-    names = vars(parts[0])
-    return Tracks(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in names})
+    names = [name for name in vars(parts[0]) if name != "masks"]
+    columns: dict[str, Any] = {n: np.concatenate([vars(p)[n] for p in parts]) for n in names}
+    return Tracks(**columns)

@@ -28,6 +28,9 @@ HEAVY = {"torch", "torchvision", "ray", "mlflow"}
 
 LIGHT_MODULES = (
     "pipeline.config",
+    "pipeline.prepare",
+    "pipeline.recipes.*",
+    "pipeline.segment",
     "pipeline.store",
     "pipeline.associate",
     "pipeline.evaluate",
@@ -38,6 +41,12 @@ LIGHT_MODULES = (
     "models.detectors.config",
     "models.qdtrack.config",
     "models.qdtrack.association",
+    "models.pointtrack.association",
+    "models.pointtrack.config",
+    "models.pointtrack.items",
+    "models.pointtrack.points",
+    "models.pointtrack.schedule",
+    "models.baselines.mask_overlap",
     "models.baselines.motion",
     "models.baselines.overlap",
     "jobs.evaluate",

@@ -1,13 +1,16 @@
-"""Every trap of docs/traps.md is held by tests that exist."""
+"""Every trap of docs/traps*.md is held by tests that exist."""
 
 import re
 from pathlib import Path
 
+import pytest
 
-def test_every_trap_names_tests_that_exist(repository: Path) -> None:
-    text = (repository / "docs" / "traps.md").read_text()
+
+@pytest.mark.parametrize(("page", "count"), [("traps.md", 35), ("traps_pointtrack.md", 22)])
+def test_every_trap_names_tests_that_exist(repository: Path, page: str, count: int) -> None:
+    text = (repository / "docs" / page).read_text()
     rows = re.findall(r"^\| (\d+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
-    assert [int(number) for number, _, _ in rows] == list(range(1, 36))
+    assert [int(number) for number, _, _ in rows] == list(range(1, count + 1))
     for number, _, pins in rows:
         named = re.findall(r"`([\w/]+\.py)::(\w+)`", pins)
         assert named or pins.startswith("does not apply: "), number

@@ -2,10 +2,12 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from models.baselines.motion import ByteTrackConfig, OcSortConfig, SortConfig
-from pipeline.contestants import overlap_baseline
+from models.baselines.overlap import OverlapConfig
+from pipeline.contestants import overlap_baseline, overlap_words
 from pipeline.recipes import find_recipe
 from pipeline.suites import OWN_TRACKER, DataSet, NamedTracker, Suite, Weights
 
@@ -57,15 +59,18 @@ def _own_and_baselines(recipe: str) -> tuple[NamedTracker, ...]:
     """The recipe's own tracker first.
 
     Which score starts a track is a question to the detector, so SORT and ByteTrack take the own
-    tracker's answer; OC-SORT has no such setting.
+    tracker's answer where it has one; OC-SORT has no such setting.
     """
     own = find_recipe(recipe).association
     overlap = overlap_baseline(own)
-    births = overlap.init_score_thr
+    sort, bytetrack = SortConfig(), ByteTrackConfig()
+    if isinstance(overlap, OverlapConfig):
+        sort = replace(sort, init_score_thr=overlap.init_score_thr)
+        bytetrack = replace(bytetrack, init_score_thr=overlap.init_score_thr)
     return (
         OWN_TRACKER,
-        NamedTracker(name="overlap only", association=overlap),
-        NamedTracker(name="SORT", association=SortConfig(init_score_thr=births)),
-        NamedTracker(name="ByteTrack", association=ByteTrackConfig(init_score_thr=births)),
+        NamedTracker(name=overlap_words(overlap), association=overlap),
+        NamedTracker(name="SORT", association=sort),
+        NamedTracker(name="ByteTrack", association=bytetrack),
         NamedTracker(name="OC-SORT", association=OcSortConfig()),
     )

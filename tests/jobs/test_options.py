@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate, infer, ingest, options, track
+from pipeline.config import ExperimentConfig
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
@@ -80,7 +81,7 @@ def test_an_override_without_effect_is_a_warning(
     file = tmp_path / "best.toml"
     file.write_text("[train]\nseed = 3\n[association]\ninit_score_thr = 0.7\n")
     arguments = with_overrides("--set-file", str(file), "--set", "train.window=16")
-    config = options.build_config(recipe, arguments, unread=unread)
+    config = options.build_config(recipe, arguments, ExperimentConfig, unread=unread)
     assert config.association.init_score_thr == 0.7
     assert [record.message for record in caplog.records] == [
         f"{file}: train.seed has no effect here: nothing is trained",

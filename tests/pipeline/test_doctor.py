@@ -221,6 +221,19 @@ class TestData:
         assert found["data train/MOT17-02-FRCNN/img1"] == "error"
         assert found["data test"] == "warning"
 
+    def test_lists_of_sequences_are_needed_where_nothing_else_tells(self, tmp_path: Path) -> None:
+        for place in ("images/road0_a/000000.png", "instances_txt/road0_a.txt"):
+            (tmp_path / place).parent.mkdir(parents=True)
+            (tmp_path / place).touch()
+        found = levels(list(examine_data(BENCHMARKS["apollo_mots"], tmp_path)))
+        assert (found["data images"], found["data instances"]) == ("ok", "ok")
+        assert (found["data train.seqmap"], found["data train"]) == ("error", "error")
+        (tmp_path / "train.seqmap").write_text("road0_a empty 000000 000000\n")
+        findings = list(examine_data(BENCHMARKS["apollo_mots"], tmp_path))
+        assert levels(findings)["data train.seqmap"] == "ok"
+        expected = "1 sequences of 55 have frames and labels"
+        assert message(findings, "data train") == expected
+
     def test_a_root_that_is_no_folder_is_the_only_finding(self, tmp_path: Path) -> None:
         (finding,) = examine_data(BENCHMARKS["bdd100k"], tmp_path / "absent")
         assert finding.level == "error"

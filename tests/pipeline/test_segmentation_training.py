@@ -580,7 +580,9 @@ class TestUnderRay:
             step: row["total"] for step, row in record.rows.items()
         }
         assert_same_state(load_network(weights, SpatialEmbedding).state_dict(), state)
-        assert read_history(weights) == rows
+        # Times are those of another attempt where a worker of a busy machine had to start again.
+        history = read_history(weights)
+        assert [(s, row["total"]) for s, row in history] == [(s, row["total"]) for s, row in rows]
         details = weights.details()
         assert (details["network"], details["origin"]) == ("spatial_embedding", "quasar")
         assert (details["steps"], details["images"], details["start"]) == (6, 12, None)
