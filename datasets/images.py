@@ -1,4 +1,4 @@
-"""Encoded images: decoding, sizes from the header, and JPEG encoding.
+"""Encoded images: decoding, sizes from the header, and encoding.
 
 torch is imported inside the functions, so that configs which mention images load without it.
 
@@ -7,7 +7,7 @@ Pixels are as stored: an EXIF orientation is not applied, because labels are mad
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +96,16 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
 
     channels_first = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     encoded: bytes = io.encode_jpeg(channels_first, quality).numpy().tobytes()
+    return encoded
+
+
+def encode_png(pixels: npt.NDArray[Any]) -> bytes:
+    """A lossless PNG: of uint8 (H, W, 3) in OpenCV's order, blue green red; or of (H, W) numbers."""
+    import cv2
+
+    written, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
+    assert written, pixels.shape
+    encoded: bytes = data.tobytes()
     return encoded
 
 

@@ -47,6 +47,19 @@ class Benchmark:
     expected_files: Callable[[Path], list[ExpectedFile]]
     """Data root -> what the data set consists of, and what of it is there."""
 
+    def class_index(self, class_name: str) -> int:
+        """Place of a class among `classes`.
+
+        Raises:
+            ValueError: no such class; names those that there are.
+        """
+        if class_name not in self.classes:
+            raise ValueError(
+                f"{self.name} has no class {class_name!r}, expected one of "
+                f"{', '.join(self.classes)}"
+            )
+        return self.classes.index(class_name)
+
 
 def _motchallenge(name: str) -> Benchmark:
     return Benchmark(

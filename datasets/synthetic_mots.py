@@ -9,11 +9,12 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from datasets.images import encode_png
 from datasets.kitti_mots import CAR, IGNORE_VALUE, PEDESTRIAN, SEQUENCES
 from datasets.synthetic import MARKER, read_marker, refuse_foreign
 from datasets.synthetic_painter import Picture, ScenePainter
@@ -148,13 +149,5 @@ def _write_sequence(
     for frame in range(config.num_frames):
         picture = painter.draw(frame / _FRAMES_PER_STEP)
         name = f"{frame:06d}.png"
-        _write_png(images / name, picture.image[..., ::-1])
-        _write_png(maps / name, instance_map(painter, picture))
-
-
-def _write_png(path: Path, pixels: npt.NDArray[Any]) -> None:
-    import cv2
-
-    written, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
-    assert written, path
-    path.write_bytes(data.tobytes())
+        (images / name).write_bytes(encode_png(picture.image[..., ::-1]))
+        (maps / name).write_bytes(encode_png(instance_map(painter, picture)))

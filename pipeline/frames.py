@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets.images import Image, decode_image
 from datasets.schema import FRAMES_SCHEMA, Annotations, SequenceTruth, check_table
 from pipeline.store import Part, PartWriter, StoreError
 
@@ -28,6 +29,22 @@ class Frame:
     height: int
     width: int
     image: bytes
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return f"frame {self.frame_index} ({self.name})"
+
+    def decode(self) -> Image:
+        """uint8 (H, W, 3) RGB.
+
+        Raises:
+            ValueError: there is no image, or one that cannot be decoded; names the frame.
+        """
+        try:
+            return decode_image(self.image)
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from error
 
 
 class FrameReader:

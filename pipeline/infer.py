@@ -232,7 +232,7 @@ def detect_frames(
     """
     results = [_nothing(model.config.embedding.embedding_dim)] * len(frames)
     places = [place for place, frame in enumerate(frames) if frame.image]
-    images = [_decode(frames[place]) for place in places]
+    images = [frames[place].decode() for place in places]
     for place, found in zip(places, detect_images(model, images, class_map), strict=True):
         results[place] = found
     return results
@@ -284,7 +284,7 @@ def _embed_frames(
     places = [place for place, frame in enumerate(frames) if frame.image]
     if not places:
         return results
-    images, _, scales = _network_input(model, [_decode(frames[place]) for place in places])
+    images, _, scales = _network_input(model, [frames[place].decode() for place in places])
     rows = [np.flatnonzero(truth.frame_index == frames[place].frame_index) for place in places]
     boxes = [truth.boxes_xyxy[r].astype(np.float32) for r in rows]
     scaled = [
@@ -301,15 +301,6 @@ def _embed_frames(
             embeddings=embedding.float().cpu().numpy(),
         )
     return results
-
-
-def _decode(frame: Frame) -> Image:
-    from datasets.images import decode_image
-
-    try:
-        return decode_image(frame.image)
-    except ValueError as error:
-        raise ValueError(f"frame {frame.frame_index} ({frame.name}): {error}") from error
 
 
 def _network_input(

@@ -13,10 +13,9 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from datasets.images import Image, decode_image
+from datasets.images import encode_png
 from datasets.mots_crops import (
     crop_windows,
     frames_with_class,
@@ -184,18 +183,8 @@ def write_instances(part: Part, writer: PartWriter, *, class_index: int) -> int:
 
 
 def class_index_of(frames: Artefact, class_name: str) -> int:
-    """Index of a class of the benchmark that the frames are of.
-
-    Raises:
-        ValueError: the benchmark has no such class; names those that it has.
-    """
-    benchmark = BENCHMARKS[frames.details()["benchmark"]]
-    if class_name not in benchmark.classes:
-        raise ValueError(
-            f"{benchmark.name} has no class {class_name!r}, expected one of "
-            f"{', '.join(benchmark.classes)}"
-        )
-    return benchmark.classes.index(class_name)
+    """Index of a class of the benchmark that the frames are of; see `Benchmark.class_index`."""
+    return BENCHMARKS[frames.details()["benchmark"]].class_index(class_name)
 
 
 def _prepare(
@@ -289,13 +278,12 @@ def _frames_to_cut(part: Part, class_index: int) -> Iterator[tuple[Frame, Annota
 def _cut_crops(
     frame: Frame, annotations: Annotations, config: CropConfig, class_index: int
 ) -> Iterator[_Row]:
-    where = _where(frame)
-    image = _decode(frame, where)
+    image = frame.decode()
     instances, identities = map_instances(
         annotations,
         class_index,
         image.shape[:2],
-        where,
+        frame.where,
         ignore_as_background=config.ignore_as_background,
     )
     for number, window in crop_windows(instances, config.height, config.width):
@@ -303,17 +291,16 @@ def _cut_crops(
             "identity": int(identities[number - 1]),
             "top": window.top,
             "left": window.left,
-            "image": _encode_png(image[window.slices][..., ::-1]),
-            "instances": _encode_png(renumber(instances[window.slices])),
+            "image": encode_png(image[window.slices][..., ::-1]),
+            "instances": encode_png(renumber(instances[window.slices])),
         }
 
 
 def _cut_instances(frame: Frame, annotations: Annotations, class_index: int) -> Iterator[_Row]:
-    where = _where(frame)
-    image = np.ascontiguousarray(_decode(frame, where)[..., ::-1])
+    image = np.ascontiguousarray(frame.decode()[..., ::-1])
     # Numbered, so that any identity of the annotations will do, also 0.
     instances, identities = map_instances(
-        annotations, class_index, image.shape[:2], where, ignore_as_background=True
+        annotations, class_index, image.shape[:2], frame.where, ignore_as_background=True
     )
     for crop in instance_crops(image, instances):
         height, width = crop.mask.shape
@@ -344,23 +331,3 @@ def _write_rows(writer: PartWriter, name: str, schema: pa.Schema, rows: Iterable
         if waiting:
             file.write_batch(pa.RecordBatch.from_pylist(waiting, schema))
         return stream.num_rows
-
-
-def _decode(frame: Frame, where: str) -> Image:
-    try:
-        return decode_image(frame.image)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _where(frame: Frame) -> str:
-    return f"frame {frame.frame_index} ({frame.name})"
-
-
-def _encode_png(pixels: npt.NDArray[Any]) -> bytes:
-    import cv2
-
-    written, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
-    assert written, pixels.shape
-    encoded: bytes = data.tobytes()
-    return encoded

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from datasets.images import decode_image
 from datasets.masks import Rle, decode_mask, encode_instances, mask_boxes
 from datasets.mots_crops import is_instance
 from datasets.registry import BENCHMARKS
@@ -107,7 +106,7 @@ def take_truth(frames: Artefact, class_name: str, *, num_workers: int = 1) -> Ar
     return _detect(
         frames,
         _truth_settings(class_name),
-        partial(_Truth, _class_index(benchmark, class_name)),
+        partial(_Truth, BENCHMARKS[benchmark].class_index(class_name)),
         label="true masks",
         num_workers=num_workers,
         num_gpus=0.0,
@@ -246,7 +245,7 @@ def embed_sequence(
         if rows.start == rows.stop or not frame.image:
             continue
         rng = frame_random(config.seed, reader.part.name, frame.frame_index)
-        embeddings[rows] = embed_frame(model, _decode(frame), masks[rows], rng)
+        embeddings[rows] = embed_frame(model, frame.decode(), masks[rows], rng)
     return Detections(
         frame_offsets=detections.frame_offsets,
         boxes_xyxy=detections.boxes_xyxy,
@@ -267,13 +266,13 @@ class _Segmenter:
 
         _set_threads(device)
         self._model = load_network(weights, SpatialEmbedding, device)
-        self._class_index = _class_index(benchmark, self._model.config.class_name)
+        self._class_index = BENCHMARKS[benchmark].class_index(self._model.config.class_name)
         self._config = config
 
     def __call__(self, part: Part) -> Detections:
         nothing = FrameMasks(masks=(), scores=np.zeros(0, np.float32))
         found = [
-            segment_image(self._model, _decode(frame), self._config) if frame.image else nothing
+            segment_image(self._model, frame.decode(), self._config) if frame.image else nothing
             for frame in _frames(FrameReader(part))
         ]
         return join_masks(found, self._class_index)
@@ -397,15 +396,6 @@ def _set_threads(device: str) -> None:
         torch.set_num_threads(1)
 
 
-def _class_index(benchmark: str, class_name: str) -> int:
-    classes = BENCHMARKS[benchmark].classes
-    if class_name not in classes:
-        raise ValueError(
-            f"{benchmark} has no class {class_name!r}, expected one of {', '.join(classes)}"
-        )
-    return classes.index(class_name)
-
-
 def _instance_map(masks: tuple[Rle, ...], size: tuple[int, ...]) -> npt.NDArray[np.int32]:
     instances = np.zeros(size, np.int32)
     for number, mask in enumerate(masks, start=1):
@@ -423,13 +413,6 @@ def _instance_map(masks: tuple[Rle, ...], size: tuple[int, ...]) -> npt.NDArray[
 def _frames(reader: FrameReader) -> Iterator[Frame]:
     for group in reader.iterate():
         yield from group
-
-
-def _decode(frame: Frame) -> npt.NDArray[np.uint8]:
-    try:
-        return decode_image(frame.image)
-    except ValueError as error:
-        raise ValueError(f"frame {frame.frame_index} ({frame.name}): {error}") from error
 
 
 def _first(value: float | None, default: float) -> float:
