@@ -100,7 +100,7 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
 
 
 def encode_png(pixels: npt.NDArray[Any]) -> bytes:
-    """A lossless PNG: of uint8 (H, W, 3) in OpenCV's order, blue green red; or of (H, W) numbers."""
+    """A lossless PNG of uint8 (H, W, 3) blue green red, OpenCV's order, or of (H, W) numbers."""
     import cv2
 
     written, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
