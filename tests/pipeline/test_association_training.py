@@ -29,8 +29,6 @@ from pipeline.association_training import (
     train_association,
 )
 from pipeline.evaluate import EvaluationConfig
-from pipeline.fit import read_history
-from pipeline.model_store import load_network
 from pipeline.prepared_rows import InstanceRows
 from pipeline.scores import read_report, score
 from pipeline.segment import EmbedConfig, embed_masks, take_truth
@@ -397,34 +395,6 @@ class TestWhole:
     def test_items_that_do_not_divide_over_the_workers(self, instances: Artefact) -> None:
         with pytest.raises(ValueError, match="items_per_step is 2, which does not divide over 3"):
             train_association(instances, EMBEDDER, TINY, num_workers=3)
-
-    @pytest.mark.slow
-    @pytest.mark.usefixtures("ray_session")
-    def test_under_ray_it_is_the_loop_bit_for_bit(
-        self,
-        instances: Artefact,
-        scorer: TrackingScorer,
-        uninterrupted: tuple[dict[str, Tensor], Record],
-    ) -> None:
-        state, record = uninterrupted
-        rows: list[tuple[int, dict[str, float]]] = []
-        weights = train_association(
-            instances,
-            EMBEDDER,
-            TINY,
-            score_epoch=scorer,
-            on_metrics=lambda step, row: rows.append((step, row)),
-        )
-        assert {step: (row["total"], row.get(SCORE)) for step, row in rows} == losses(record)
-        assert_same_state(load_network(weights, PointTrackNet).state_dict(), state)
-        # Times are those of another attempt where a worker of a busy machine had to start again.
-        history = read_history(weights)
-        assert [(s, row["total"]) for s, row in history] == [(s, row["total"]) for s, row in rows]
-        details = weights.details()
-        assert (details["network"], details["steps"], details["tracks"]) == ("pointtrack", 6, 3)
-        assert details["judged_by"]["detections"] == scorer.detections.fingerprint
-        again = train_association(instances, EMBEDDER, TINY, score_epoch=scorer, num_workers=2)
-        assert again == weights
 
     def test_what_it_is_judged_by_is_part_of_its_name(
         self, instances: Artefact, scorer: TrackingScorer, monkeypatch: pytest.MonkeyPatch

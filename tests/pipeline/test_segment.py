@@ -567,7 +567,6 @@ def test_two_workers_write_the_same_bytes_as_one(
 ) -> None:
     for run in (
         lambda n: segment(frames, segmenter, SegmentConfig(), num_workers=n),
-        lambda n: take_truth(frames, "car", num_workers=n),
         lambda n: embed_masks(
             frames, take_truth(frames, "car"), embedder, EmbedConfig(), num_workers=n
         ),

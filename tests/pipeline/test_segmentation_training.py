@@ -16,8 +16,6 @@ from datasets.mots_transforms import MappedImage
 from models.pointtrack.config import SegmentationTrainConfig, SpatialEmbeddingConfig
 from models.pointtrack.losses import spatial_embedding_terms
 from models.pointtrack.segmentation import SpatialEmbedding
-from pipeline.fit import read_history
-from pipeline.model_store import load_network
 from pipeline.prepare import select_frames
 from pipeline.segmentation_training import (
     CropSource,
@@ -37,7 +35,6 @@ from tests.point_scene import (
     make_segmenter,
     map_of,
     picture,
-    store_network,
     write_scenes,
 )
 from tests.training_scene import assert_same_state
@@ -549,68 +546,3 @@ class TestWhole:
     ) -> None:
         with pytest.raises(ValueError, match="images_per_step is 2, which does not divide over 3"):
             self.run(frames, crops, num_workers=3)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-class TestUnderRay:
-    def test_it_is_the_loop_bit_for_bit(
-        self,
-        tmp_path: Path,
-        frames: Artefact,
-        crops: Artefact,
-        uninterrupted: tuple[dict[str, Tensor], Record],
-    ) -> None:
-        state, record = uninterrupted
-        rows: list[tuple[int, dict[str, float]]] = []
-        arguments: dict[str, Any] = {
-            "root": str(tmp_path),
-            "dataset": "kitti",
-            "split": "train",
-            "validation": frame_source(frames),
-        }
-        weights = train_segmentation(
-            CropSource(crops=(crops,)),
-            MODEL,
-            TINY,
-            on_metrics=lambda step, row: rows.append((step, row)),
-            **arguments,
-        )
-        assert {step: row["total"] for step, row in rows} == {
-            step: row["total"] for step, row in record.rows.items()
-        }
-        assert_same_state(load_network(weights, SpatialEmbedding).state_dict(), state)
-        # Times are those of another attempt where a worker of a busy machine had to start again.
-        history = read_history(weights)
-        assert [(s, row["total"]) for s, row in history] == [(s, row["total"]) for s, row in rows]
-        details = weights.details()
-        assert (details["network"], details["origin"]) == ("spatial_embedding", "quasar")
-        assert (details["steps"], details["images"], details["start"]) == (6, 12, None)
-        again = train_segmentation(
-            CropSource(crops=(crops,)), MODEL, TINY, num_workers=2, **arguments
-        )
-        assert again == weights
-
-        frozen = replace(TINY, epochs=1, freeze_norms=True)
-        second = train_segmentation(
-            frame_source(frames), MODEL, frozen, start=weights, num_workers=2, **arguments
-        )
-        assert second.fingerprint != weights.fingerprint
-        assert second.details()["start"] == weights.fingerprint
-        tuned = load_network(second, SpatialEmbedding).state_dict()
-        assert torch.equal(
-            tuned["encoder.stem.norm.running_mean"], state["encoder.stem.norm.running_mean"]
-        )
-        assert not torch.equal(tuned["encoder.stem.norm.weight"], state["encoder.stem.norm.weight"])
-
-    def test_what_cannot_be_trained_is_refused(
-        self, tmp_path: Path, frames: Artefact, crops: Artefact
-    ) -> None:
-        arguments: dict[str, Any] = {"root": str(tmp_path), "dataset": "kitti", "split": "train"}
-        empty = replace(frame_source(frames), selected=())
-        with pytest.raises(ValueError, match="kitti/train: 0 images with a car are fewer than"):
-            train_segmentation(empty, MODEL, TINY, **arguments)
-        people = store_network(tmp_path, make_segmenter(class_name="pedestrian"), "people")
-        with pytest.raises(ValueError, match="weights that find pedestrian, expected car"):
-            train_segmentation(CropSource(crops=(crops,)), MODEL, TINY, start=people, **arguments)
-        assert not (tmp_path / "weights" / "kitti" / "train").exists()
